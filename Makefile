@@ -1,0 +1,82 @@
+# bhyve for Linux. Everything is built under build/; `make help` lists the targets.
+#
+#   V=1            show the commands
+#   CC=clang       another compiler (gcc 12 and clang 14 are tested)
+#   O=DIR          build there instead of build/
+#   SAN=1          address and undefined-behaviour sanitizers
+#   PREFIX DESTDIR where `make install` puts things
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+O ?= build
+CC := $(if $(filter default,$(origin CC)),gcc,$(CC))
+
+WARN := -Wall -Wextra -Wshadow -Wimplicit-fallthrough -Wstrict-prototypes -Wmissing-prototypes \
+	-Wpointer-arith -Wvla -Wno-unused-parameter -Werror
+CFLAGS ?= -O2 -g
+ALL_CFLAGS := -std=gnu17 $(CFLAGS) $(WARN) -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -Isrc -pthread \
+	-fno-strict-aliasing -fvisibility=hidden -MMD -MP
+ALL_LDFLAGS := -pthread $(LDFLAGS)
+ifdef SAN
+ALL_CFLAGS += -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+ALL_LDFLAGS += -fsanitize=address,undefined
+endif
+
+# The software CPU keeps the guest's vector and x87 registers in the host's own while it runs, so
+# its code must not touch them, nor call what does (see src/engine/bt/bt.h).
+BT_CFLAGS := -mgeneral-regs-only -fno-tree-loop-distribute-patterns -fno-stack-protector
+
+SRCS := $(sort $(wildcard src/*/*.c src/*/*/*.c))
+OBJS := $(SRCS:%.c=$O/%.o)
+MAIN := $O/src/bhyve/main.o
+LIB := $O/libbhyve.a
+LIBS := $(shell cat src/libs 2>/dev/null)
+
+UNIT_SRCS := $(sort $(wildcard tests/unit/test_*.c))
+UNITS := $(UNIT_SRCS:%.c=$O/%)
+
+Q := $(if $(V),,@)
+say = $(if $(V),,@printf '  %-7s %s\n' $(1) $(2))
+
+all: $O/bhyve
+
+help:
+	@sed -n 's/^#   \?//p' Makefile | head -8
+	@echo 'targets: all run check check-asan bench fuzz-cpu install uninstall clean'
+
+$O/bhyve: $(MAIN) $(LIB)
+	$(call say,LD,$@)
+	$Q$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
+
+$(LIB): $(filter-out $(MAIN),$(OBJS))
+	$(call say,AR,$@)
+	$Qrm -f $@ && ar rcs $@ $^
+
+$O/src/engine/bt/%.o: ALL_CFLAGS += $(BT_CFLAGS)
+
+$O/%.o: %.c $O/flags
+	$(call say,CC,$<)
+	$Qmkdir -p $(@D)
+	$Q$(CC) $(ALL_CFLAGS) -c -o $@ $<
+
+# Rebuild everything when the compiler or its flags change.
+$O/flags: FORCE
+	$Qmkdir -p $O
+	$Qecho '$(CC) $(ALL_CFLAGS) $(BT_CFLAGS)' | cmp -s - $@ || echo '$(CC) $(ALL_CFLAGS) $(BT_CFLAGS)' >$@
+FORCE:
+
+# Unit tests: one cmocka program per file.
+$O/tests/unit/%: tests/unit/%.c $(LIB)
+	$(call say,TEST,$@)
+	$Qmkdir -p $(@D)
+	$Q$(CC) $(ALL_CFLAGS) -Itests/unit $(ALL_LDFLAGS) -o $@ $< $(LIB) $(LIBS) -lcmocka
+
+units: $(UNITS)
+
+clean:
+	rm -rf $O
+
+include $(wildcard scripts/*.mk)
+-include $(shell find $O -name '*.d' 2>/dev/null)
+
+.PHONY: all help units clean FORCE
