@@ -104,7 +104,8 @@ struct bt_cpu {
 	uint8_t cpl;
 	uint8_t code_size; /* 2, 4, 8: the mode of the code segment */
 	uint8_t sp_size; /* 2, 4, 8: stack address size */
-	bool seg_checks; /* an access needs bt_la_slow(): a limit, a type, wrap or alignment may bite */
+	uint8_t seg_checks; /* bit i: an access through segment i needs bt_la_slow(): a limit, a type,
+			       wrap or alignment may bite */
 	_Atomic uint32_t attn; /* BT_ATTN_*, set by any thread */
 	const struct bt_op *op; /* the op being executed */
 	uint64_t la_mask; /* linear addresses: all ones in 64-bit mode, else 32 bits */
@@ -272,16 +273,23 @@ void bt_op_ud(struct bt_cpu *cpu, const struct bt_op *op);
 void bt_mode_update(struct bt_cpu *cpu);
 /* Writes EFLAGS bits in mask; TF, IF, AC and VM take effect. */
 void bt_eflags_write(struct bt_cpu *cpu, uint32_t value, uint32_t mask);
-/* Near branch to target in the current code segment: wraps to osize, checks the limit or that the
- * address is canonical (#GP(0)), then sets RIP. */
-void bt_jump_slow(struct bt_cpu *cpu, uint64_t target, int osize);
+/* Where a near branch to target leads in the current code segment: wraps to osize, checks the limit or that
+ * the address is canonical (#GP(0)). A call asks before it pushes: once RIP is changed nothing may fault. */
+uint64_t bt_jump_target_slow(struct bt_cpu *cpu, uint64_t target, int osize);
+static inline uint64_t
+bt_jump_target(struct bt_cpu *cpu, uint64_t target, int osize)
+{
+	if (likely(cpu->code_size == 8 && osize == 8 &&
+		(int64_t)(target << 16) >> 16 == (int64_t)target))
+		return target;
+	return bt_jump_target_slow(cpu, target, osize);
+}
+
+/* A near branch, for instructions that have nothing else to do. */
 static inline void
 bt_jump(struct bt_cpu *cpu, uint64_t target, int osize)
 {
-	if (likely(cpu->code_size == 8 && (int64_t)(target << 16) >> 16 == (int64_t)target))
-		cpu->r[BT_REG_RIP] = target;
-	else
-		bt_jump_slow(cpu, target, osize);
+	cpu->r[BT_REG_RIP] = bt_jump_target(cpu, target, osize);
 }
 
 /* The machine's callbacks, with the vector state parked around them (run.c). */

@@ -31,7 +31,7 @@ uint64_t bt_la_slow(struct bt_cpu *cpu, int seg, uint64_t ea, int size, int acce
 static inline __attribute__((always_inline)) uint64_t
 bt_la(struct bt_cpu *cpu, int seg, uint64_t ea, int size, int access)
 {
-	if (unlikely(cpu->seg_checks))
+	if (unlikely((cpu->seg_checks >> seg) & 1))
 		return bt_la_slow(cpu, seg, ea, size, access);
 	return (ea + cpu->sbase[seg]) & cpu->la_mask;
 }
@@ -150,7 +150,7 @@ bt_window_end(struct bt_cpu *cpu, struct bt_window *w)
  * Bulk access for string instructions: how many bytes from seg:ea on (at most max, at least 1) lie in one
  * page of plain RAM and may be accessed directly; *host gets the pointer. 0 when the first byte is
  * not plain RAM (MMIO, code page): use bt_load/bt_store for it. Raises what an access to the first byte
- * raises. Where seg_checks is set, returns 0.
+ * raises. Where seg_checks has the segment's bit set, returns 0.
  */
 size_t bt_span(struct bt_cpu *cpu, int seg, uint64_t ea, size_t max, int access, void **host);
 
