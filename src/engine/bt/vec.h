@@ -25,6 +25,9 @@ void bt_fpu_park(struct bt_cpu *cpu);
 /* Copies the parked image out and in (X86_XSAVE_SIZE bytes, standard format). -EINVAL: bad image. */
 void bt_fpu_get(struct bt_cpu *cpu, uint8_t *image);
 int bt_fpu_set(struct bt_cpu *cpu, const uint8_t *image);
+/* The state components in use, as XGETBV with ECX = 1 reports them before masking with XCR0
+ * (SDM 1, 13.6: XINUSE). */
+uint64_t bt_fpu_inuse(struct bt_cpu *cpu);
 /* Power-on and INIT state (SDM 3, table 9-1; init keeps what it says INIT keeps). */
 void bt_fpu_reset(struct bt_cpu *cpu, bool init);
 /* CR0, CR4, XCR0 or EFLAGS changed: what #NM and #UD depend on. */
