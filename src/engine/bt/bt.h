@@ -24,6 +24,11 @@
  *   run loop, which puts RIP back to this instruction). So nothing architectural may be changed before
  *   the last thing that can fault, and no lock or allocation may be held.
  * - An op flagged BT_OP_END ends its block: its handler returns instead of calling bt_next().
+ * - A pointer into guest memory (a window's, bt_span()'s, bt_fetch()'s) is good until the handler ends or
+ *   calls the machine (bt_pio_*, bt_mmio_*, any access that may be MMIO), whichever comes first.
+ * - What a lowered op does may depend on code_size, sp_size and whether the mode is protected (pe and not
+ *   vm86) at the time of lowering; whatever else it depends on it must look at when it runs. Blocks are
+ *   shared by everything that runs the same physical code in the same such mode, at any address.
  *
  * The guest's vector and x87 state lives in the host's own registers while the CPU runs (vec.h). All
  * code under engine/bt is compiled with -mgeneral-regs-only and must not call anything that may use
@@ -86,15 +91,47 @@ struct bt_tlb_entry {
 	uintptr_t addend; /* host address minus linear address */
 	uint64_t gpa; /* of the page; flags in the low bits are mmu.c's */
 };
-#define BT_TLB_BITS 9
+#define BT_TLB_BITS 10
 #define BT_TLB_SIZE (1u << BT_TLB_BITS)
+#define BT_TLB_SLOW_SIZE 16u /* pages that must not be accessed directly: MMIO, watched ones */
+#define BT_TLB_FETCH_SIZE 128u
 enum bt_tlb_set { BT_TLB_USER, BT_TLB_KERNEL, BT_TLB_KERNEL_USER, BT_TLB_SETS };
+#define BT_AS_TAGS 4096u
+
+/* Code pages, one set each for user and supervisor mode. tag as in bt_tlb_entry. */
+struct bt_fetch_entry {
+	uint64_t tag;
+	uint64_t gpa; /* of the page; flags in the low bits are mmu.c's */
+	const uint8_t *host; /* NULL: not RAM or ROM */
+};
 
 /* Why the CPU should leave straight-line execution: struct bt_cpu.attn. */
 #define BT_ATTN_IRQ BIT(0) /* something may be pending: ask the machine */
 #define BT_ATTN_STOP BIT(1) /* vcpu_run() must return */
 #define BT_ATTN_STEP BIT(2) /* one instruction at a time (TF, STI shadow, breakpoints) */
 #define BT_ATTN_FLUSH BIT(3) /* code under the current block changed, or a request in mail */
+
+/* Events: what is delivered through the IDT (exc.h). */
+enum bt_event_kind {
+	BT_EVENT_NONE,
+	BT_EVENT_EXC, /* an exception */
+	BT_EVENT_EXT_INT, /* an external interrupt */
+	BT_EVENT_NMI,
+	BT_EVENT_SOFT_INT, /* INT n */
+	BT_EVENT_SOFT_EXC, /* INT3, INTO */
+	BT_EVENT_INT1,
+};
+
+struct bt_event {
+	uint8_t kind; /* enum bt_event_kind */
+	uint8_t vector;
+	bool has_error;
+	uint32_t error;
+};
+
+/* What cpu->shadow holds back until the instruction at cpu->shadow_rip has run. */
+#define BT_SHADOW_STI 1 /* interrupts */
+#define BT_SHADOW_MOV_SS 2 /* interrupts and debug exceptions */
 
 struct bt_cpu {
 	/* General registers, a zero, and the instruction pointer: op operands are offsets from here. */
@@ -111,17 +148,26 @@ struct bt_cpu {
 	uint64_t la_mask; /* linear addresses: all ones in 64-bit mode, else 32 bits */
 	uint64_t sbase[X86_SEG_COUNT]; /* segment bases as addressing uses them (0 in 64-bit mode but FS, GS) */
 	struct bt_tlb_entry *tlb; /* the current set */
-	uint64_t as_tag; /* the current address space's tag */
+	uint64_t as_tag; /* the current address space's tag: 1 to BT_AS_TAGS - 1 */
+	uint64_t block_key; /* as_tag and everything else a (linear) code address is looked up by */
 
 	uint32_t eflags; /* every flag but the arithmetic ones (which are 0 here) */
 	uint8_t lma; /* EFER.LMA: long mode active */
 	uint8_t pe, vm86; /* CR0.PE; EFLAGS.VM */
 	uint8_t fpu_live; /* the guest's vector state is in the host's registers */
 	uint8_t activity; /* enum x86_activity */
-	uint8_t shadow; /* STI, MOV SS: interrupts and (2) debug traps wait for one instruction */
+	uint8_t shadow; /* BT_SHADOW_*, valid while RIP is shadow_rip: see bt_shadow_set() */
+	uint8_t trap_skip; /* the instruction just run is not followed by a single-step trap */
 	uint8_t nmi_blocked;
 	_Atomic uint8_t nmi_pending;
 	_Atomic uint8_t irq_hint; /* the machine said something is pending since we last asked */
+	uint8_t watch_data; /* DR7 enables a data breakpoint: slow paths compare addresses */
+	uint8_t watch_code; /* DR7 enables an instruction breakpoint: step */
+	uint8_t watch_io; /* DR7 and CR4.DE enable an I/O breakpoint */
+	uint8_t locked; /* a bounced window holds the VM's lock */
+	uint32_t dr6_pending; /* DR6 bits of a debug trap due after this instruction */
+	uint64_t shadow_rip;
+	uint64_t rf_rip; /* EFLAGS.RF, as IRET set it, concerns the instruction at this RIP only */
 
 	struct x86_segment seg[X86_SEG_COUNT], ldtr, tr;
 	struct x86_table gdtr, idtr;
@@ -138,20 +184,29 @@ struct bt_cpu {
 		bool has_error;
 		uint32_t error;
 	} fault; /* what bt_raise*() left for the run loop */
+	struct bt_event event; /* being delivered */
 	jmp_buf on_fault;
 
-	struct bt_tlb_entry tlbs[BT_TLB_SETS][BT_TLB_SIZE];
 	struct bt_vm *vm;
 	struct bt_block_cache *blocks;
+	struct bt_mail *mail; /* mmu.c: requests of other threads */
 	struct bt_fpu *fpu; /* vec.h */
 	int id;
 	uint64_t insns; /* executed; exact at block ends */
+
+	uint16_t pcid_tag[BT_AS_TAGS]; /* by PCID: its address-space tag, 0 if none yet */
+	uint32_t next_tag; /* tags from here on are unused */
+	uint64_t large_filter; /* 1 GiB regions (by hash) in which a large page was seen */
+	struct bt_tlb_entry tlbs[BT_TLB_SETS][BT_TLB_SIZE];
+	struct bt_tlb_entry slow[BT_TLB_SETS][BT_TLB_SLOW_SIZE];
+	struct bt_fetch_entry fetch[2][BT_TLB_FETCH_SIZE];
 };
 
 struct bt_vm {
 	struct engine_vm_params params;
 	const struct x86_cpuid *cpuid;
 	uint32_t tsc_khz;
+	_Atomic uint64_t tsc_offset; /* that of vCPUs which did not change theirs */
 	struct bt_mem *mem; /* mmu.c: the guest-physical map */
 	struct bt_thunks *thunks; /* vec: native code for vector instructions */
 	int vcpus;
@@ -169,6 +224,10 @@ bt_next(struct bt_cpu *cpu, const struct bt_op *op)
 	cpu->r[BT_REG_RIP] += op->len;
 	op->fn(cpu, op);
 }
+
+/* Stands in cpu->op when no instruction is being executed, or when one has committed so much that a fault
+ * from here on belongs to the next: its length is 0, so RIP is not put back. */
+extern const struct bt_op bt_op_none;
 
 /* --- Exceptions (exc.c). None returns. --- */
 
@@ -269,9 +328,11 @@ void bt_op_ud(struct bt_cpu *cpu, const struct bt_op *op);
 /* --- Modes and control (sys_*.c, run.c) --- */
 
 /* Recomputes what is derived from segments, CR0, CR4, EFER, EFLAGS and CPL: code_size, sp_size, sbase,
- * seg_checks, la_mask, tlb. After any change of those. */
+ * seg_checks, la_mask, tlb; ends in bt_block_mode(). After any change of those. */
 void bt_mode_update(struct bt_cpu *cpu);
-/* Writes EFLAGS bits in mask; TF, IF, AC and VM take effect. */
+/* Recomputes block_key (block.c). */
+void bt_block_mode(struct bt_cpu *cpu);
+/* Writes EFLAGS bits in mask; TF (BT_ATTN_STEP), IF (bt_irq_enabled()), AC and VM take effect. */
 void bt_eflags_write(struct bt_cpu *cpu, uint32_t value, uint32_t mask);
 /* Where a near branch to target leads in the current code segment: wraps to osize, checks the limit or that
  * the address is canonical (#GP(0)). A call asks before it pushes: once RIP is changed nothing may fault. */
@@ -291,6 +352,54 @@ bt_jump(struct bt_cpu *cpu, uint64_t target, int osize)
 {
 	cpu->r[BT_REG_RIP] = bt_jump_target(cpu, target, osize);
 }
+
+static inline void
+bt_attn_set(struct bt_cpu *cpu, uint32_t bits)
+{
+	atomic_fetch_or(&cpu->attn, bits);
+}
+
+/* After IF went from 0 to 1: costs nothing unless something came in while it was 0. */
+static inline void
+bt_irq_enabled(struct bt_cpu *cpu)
+{
+	if (unlikely(atomic_load_explicit(&cpu->irq_hint, memory_order_relaxed) != 0))
+		bt_attn_set(cpu, BT_ATTN_IRQ);
+}
+
+/* After the guest changed what its local APIC may deliver (EOI, TPR, CR8): ask the machine again. */
+static inline void
+bt_irq_recheck(struct bt_cpu *cpu)
+{
+	atomic_store(&cpu->irq_hint, 1);
+	if (cpu->eflags & X86_FL_IF)
+		bt_attn_set(cpu, BT_ATTN_IRQ);
+}
+
+/* IRET: NMIs are let in again. */
+static inline void
+bt_nmi_unblock(struct bt_cpu *cpu)
+{
+	cpu->nmi_blocked = 0;
+	if (unlikely(atomic_load_explicit(&cpu->nmi_pending, memory_order_relaxed) != 0))
+		bt_attn_set(cpu, BT_ATTN_IRQ);
+}
+
+/*
+ * STI (when IF was 0), MOV SS, POP SS: kind (BT_SHADOW_*) is held back until the next instruction has
+ * run. Call last, when RIP is that instruction's address. The shadow is tied to the address rather than
+ * ended by the next instruction, which so need not look; at worst an interrupt that comes when the same
+ * address is reached another way waits for one instruction.
+ */
+static inline void
+bt_shadow_set(struct bt_cpu *cpu, uint8_t kind)
+{
+	cpu->shadow = kind;
+	cpu->shadow_rip = cpu->r[BT_REG_RIP];
+}
+
+/* DR0 to DR3, DR7 or CR4.DE changed (run.c). */
+void bt_debug_update(struct bt_cpu *cpu);
 
 /* The machine's callbacks, with the vector state parked around them (run.c). */
 uint32_t bt_pio_read(struct bt_cpu *cpu, uint16_t port, int size);

@@ -10,7 +10,8 @@
 
 #include "engine/bt/bt.h"
 
-enum bt_access { BT_READ, BT_WRITE, BT_EXEC };
+/* BT_WRITE reads too where it matters (MMIO in a window), BT_WRITE_ONLY never does. */
+enum bt_access { BT_READ, BT_WRITE, BT_WRITE_ONLY, BT_EXEC };
 
 /* The effective address of op's memory operand. */
 static inline __attribute__((always_inline)) uint64_t
@@ -102,28 +103,27 @@ bt_store(struct bt_cpu *cpu, int seg, uint64_t ea, int size, uint64_t val)
 
 /*
  * A window for read-modify-write and for operands of any size up to 64 bytes: host memory itself where
- * that can be had, else a bounce buffer. begin() does all checks for the access (BT_READ, BT_WRITE; a
- * BT_WRITE window is readable too) and loads a bounce buffer; end() writes a bounce buffer back and
- * cannot fault. Host memory is used whenever the bytes lie in one page of RAM without decoded code, so
- * locked instructions on p are atomic for every vCPU; a locked access that bounces is serialised by
- * mmu.c against other bounced ones.
+ * that can be had, else a bounce buffer. begin() does all checks for the access and loads a bounce
+ * buffer (not for BT_WRITE_ONLY); end() writes a bounce buffer back and cannot fault. Host memory is used
+ * whenever the bytes lie in one page of RAM, so locked instructions on p are atomic for every vCPU; a
+ * write that bounces off a page border is serialised against other such writes.
  *
  *	struct bt_window w;
  *	uint64_t *p = bt_window_begin(cpu, &w, op->seg, ea, 8, BT_WRITE);
- *	... operate on *p ...
+ *	... operate on *p, nothing that may fault ...
  *	bt_window_end(cpu, &w);
  */
 struct bt_window {
-	void *p;
-	uint64_t la; /* bounced: where to write back */
-	int size;
+	bool slow; /* end() has something to do */
 	bool bounced, write;
-	uint8_t seg;
+	uint8_t size, first; /* first: bytes in the first page */
+	uint64_t gpa[2];
+	uint8_t *host[2]; /* NULL: MMIO, or a ROM to be written */
 	uint8_t buf[64] __attribute__((aligned(64)));
 };
 void *bt_window_slow(struct bt_cpu *cpu, struct bt_window *w, int seg, uint64_t la, int size,
     int access);
-void bt_window_flush(struct bt_cpu *cpu, struct bt_window *w);
+void bt_window_finish(struct bt_cpu *cpu, struct bt_window *w);
 
 static inline __attribute__((always_inline)) void *
 bt_window_begin(struct bt_cpu *cpu, struct bt_window *w, int seg, uint64_t ea, int size, int access)
@@ -132,8 +132,8 @@ bt_window_begin(struct bt_cpu *cpu, struct bt_window *w, int seg, uint64_t ea, i
 	struct bt_tlb_entry *e = bt_tlb_entry(cpu, la);
 	uint64_t key = bt_tlb_key(cpu, la, size);
 
-	if (likely((access == BT_WRITE ? e->tag_w : e->tag_r) == key)) {
-		w->bounced = false;
+	if (likely((access == BT_READ ? e->tag_r : e->tag_w) == key)) {
+		w->slow = false;
 		return (void *)(la + e->addend);
 	}
 	return bt_window_slow(cpu, w, seg, la, size, access);
@@ -142,8 +142,8 @@ bt_window_begin(struct bt_cpu *cpu, struct bt_window *w, int seg, uint64_t ea, i
 static inline __attribute__((always_inline)) void
 bt_window_end(struct bt_cpu *cpu, struct bt_window *w)
 {
-	if (unlikely(w->bounced))
-		bt_window_flush(cpu, w);
+	if (unlikely(w->slow))
+		bt_window_finish(cpu, w);
 }
 
 /*
@@ -161,10 +161,44 @@ void bt_probe(struct bt_cpu *cpu, int seg, uint64_t ea, int size, int access);
 uint64_t bt_sys_load(struct bt_cpu *cpu, uint64_t la, int size);
 void bt_sys_store(struct bt_cpu *cpu, uint64_t la, int size, uint64_t val);
 
+/* RSP + delta as the stack segment's size wraps it, and RSP's new value when the stack pointer becomes sp. */
+static inline __attribute__((always_inline)) uint64_t
+bt_sp(const struct bt_cpu *cpu, int64_t delta)
+{
+	uint64_t sp = cpu->r[X86_RSP] + (uint64_t)delta;
+
+	if (likely(cpu->sp_size == 8))
+		return sp;
+	return cpu->sp_size == 4 ? (uint32_t)sp : (uint16_t)sp;
+}
+
+static inline __attribute__((always_inline)) void
+bt_sp_set(struct bt_cpu *cpu, uint64_t sp)
+{
+	if (unlikely(cpu->sp_size == 2))
+		sp = (cpu->r[X86_RSP] & ~0xffffull) | (uint16_t)sp;
+	cpu->r[X86_RSP] = sp;
+}
+
 /* The stack, with the stack segment's address size: size 2, 4, 8. RSP moves only if the access
  * succeeded. */
-void bt_push(struct bt_cpu *cpu, int size, uint64_t val);
-uint64_t bt_pop(struct bt_cpu *cpu, int size);
+static inline __attribute__((always_inline)) void
+bt_push(struct bt_cpu *cpu, int size, uint64_t val)
+{
+	uint64_t sp = bt_sp(cpu, -size);
+
+	bt_store(cpu, X86_SS, sp, size, val);
+	bt_sp_set(cpu, sp);
+}
+
+static inline __attribute__((always_inline)) uint64_t
+bt_pop(struct bt_cpu *cpu, int size)
+{
+	uint64_t val = bt_load(cpu, X86_SS, bt_sp(cpu, 0), size);
+
+	bt_sp_set(cpu, bt_sp(cpu, size));
+	return val;
+}
 
 /* --- Translation (mmu.c) --- */
 
@@ -172,22 +206,19 @@ uint64_t bt_pop(struct bt_cpu *cpu, int size);
  * address in *gpa, and marks the page accessed; raises #PF or #GP(0). NULL when it is not RAM or ROM. */
 const uint8_t *bt_fetch(struct bt_cpu *cpu, uint64_t la, uint64_t *gpa);
 
-/* Forgets translations: everything; everything but global pages of the current space; one page in the
- * current space (INVLPG, global too); one address-space by PCID. */
+/*
+ * Forgets translations: everything; the current address space, global pages included; one page, in the
+ * current space and where it is global (INVLPG); one page of a PCID (INVPCID type 0); one PCID (INVPCID
+ * type 1). All are cheap: spaces are forgotten by giving them another tag. The caller decides by SDM 3,
+ * 4.10.4.1 which is due; forgetting more than that is always allowed.
+ */
 void bt_tlb_flush_all(struct bt_cpu *cpu);
 void bt_tlb_flush_space(struct bt_cpu *cpu);
 void bt_tlb_flush_page(struct bt_cpu *cpu, uint64_t la);
-void bt_tlb_flush_pcid(struct bt_cpu *cpu, uint16_t pcid, bool keep_global);
-/* CR3 changed: picks the tag for the new space. */
-void bt_tlb_switch(struct bt_cpu *cpu);
-/* Stores to the page at gpa must from now on (not) take the slow path on every vCPU: it holds code. */
-void bt_mem_set_code(struct bt_cpu *cpu, uint64_t gpa, bool code);
-bool bt_mem_has_code(struct bt_vm *vm, uint64_t gpa);
-
-/* --- Blocks (block.c) --- */
-
-/* Guest memory was written where code was decoded: forgets the blocks. From a vCPU (cpu) by a store, or
- * from elsewhere through the vCPUs' mail (engine's mem_written). */
-void bt_block_invalidate(struct bt_cpu *cpu, uint64_t gpa, uint64_t len);
+void bt_tlb_flush_pcid_page(struct bt_cpu *cpu, uint16_t pcid, uint64_t la);
+void bt_tlb_flush_pcid(struct bt_cpu *cpu, uint16_t pcid);
+/* CR3 changed: picks the tag for the new space. Without CR4.PCIDE, or with flush, the space starts
+ * empty (bit 63 of MOV to CR3's operand clear). */
+void bt_tlb_switch(struct bt_cpu *cpu, bool flush);
 
 #endif
