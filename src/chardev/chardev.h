@@ -45,5 +45,9 @@ bool chardev_connected(const struct chardev *c);
 void chardev_drain(struct chardev *c);
 /* Restores every terminal put into raw mode; async-signal-safe, for handlers of fatal signals. */
 void chardev_restore_terminals(void);
+/* Makes every signal that ends or stops the process restore the terminals first, unless something else
+ * handles or ignores it already. chardev_open() does it for a terminal; a program in which others
+ * handle faults calls it first thing, and those others pass on what is not theirs. */
+void chardev_catch_signals(void);
 
 #endif
