@@ -77,6 +77,6 @@ clean:
 	rm -rf $O
 
 include $(wildcard scripts/*.mk)
--include $(shell find $O -name '*.d' 2>/dev/null)
+-include $(shell find $O/src $O/tests -name "*.d" -type f 2>/dev/null)
 
 .PHONY: all help units clean FORCE
