@@ -32,6 +32,10 @@ struct x86_topology {
 	uint32_t sockets, cores, threads; /* per VM, per socket, per core; none is 0 */
 };
 
+/* The APIC ID of vCPU cpu (an index). Threads, cores and sockets get bit fields of their own, so there
+ * are gaps where a count is no power of two (SDM 3, 8.9.1). */
+uint32_t x86_topology_apic_id(const struct x86_topology *topo, uint32_t cpu);
+
 /* Reads the host: the CPUID instruction, or a recorded set in tests. */
 typedef void x86_cpuid_read_fn(void *arg, uint32_t leaf, uint32_t subleaf,
     struct x86_cpuid_regs *out);
