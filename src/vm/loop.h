@@ -44,6 +44,10 @@ void vm_clock_pause(struct vm_loop *loop);
 void vm_clock_resume(struct vm_loop *loop);
 /* Sets the clock, after loading a saved state, while paused. */
 void vm_clock_set(struct vm_loop *loop, uint64_t ns);
+/* Moves the paused clock on by ns and runs the timers that fall due on the way, each at its own
+ * deadline, on the calling thread. Returns how many ran. Nothing else may run the loop meanwhile: this
+ * is how a test makes time pass. */
+int vm_clock_step(struct vm_loop *loop, uint64_t ns);
 
 typedef void vm_timer_fn(void *arg);
 /* A timer, not armed. The callback runs on the loop's thread, no lock held. NULL when out of memory. */
