@@ -161,6 +161,9 @@ void bt_probe(struct bt_cpu *cpu, int seg, uint64_t ea, int size, int access);
 uint64_t bt_sys_load(struct bt_cpu *cpu, uint64_t la, int size);
 void bt_sys_store(struct bt_cpu *cpu, uint64_t la, int size, uint64_t val);
 
+/* Reads 4 or 8 aligned bytes of guest-physical memory, as a page walk does; all ones where there is none. */
+uint64_t bt_phys_load(struct bt_cpu *cpu, uint64_t gpa, int size);
+
 /* RSP + delta as the stack segment's size wraps it, and RSP's new value when the stack pointer becomes sp. */
 static inline __attribute__((always_inline)) uint64_t
 bt_sp(const struct bt_cpu *cpu, int64_t delta)
