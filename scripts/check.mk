@@ -1,0 +1,45 @@
+# Tests. `make check T=lapic` runs those whose name contains a word; FUZZ_RUNS and FUZZ_CPU_CASES say how
+# long the fuzzers run.
+
+DEPS_CHECK := libcmocka-dev clang llvm libclang-rt-14-dev python3 python3-pytest python3-pexpect acpica-tools \
+	binutils mandoc
+
+FUZZ_SRCS := $(sort $(wildcard tests/fuzz/fuzz_*.c))
+FUZZERS := $(FUZZ_SRCS:tests/fuzz/%.c=$O/fuzz/bin/%)
+
+check: deps-build deps-check
+	$Q$(MAKE) --no-print-directory $O/bhyve units fuzzers guests guest-cloud guest-amd64 guest-i386
+	$Qscripts/check $O $(T)
+
+# The same under address and undefined-behaviour sanitizers.
+check-asan: deps-build deps-check
+	$Q$(MAKE) --no-print-directory O=$O/asan SAN=1 $O/asan/bhyve units guests
+	$Qln -sfn ../guest $O/asan/guest
+	$Q$(MAKE) --no-print-directory guest-cloud
+	$Qscripts/check $O/asan $(T)
+
+deps-check:
+	$Qscripts/install-deps $(DEPS_CHECK)
+
+# libFuzzer programs: everything built by clang with coverage and sanitizers, in a tree of its own.
+fuzzers:
+	$Q$(if $(FUZZ_SRCS),$(MAKE) --no-print-directory O=$O/fuzz CC=clang FUZZ=1 $(FUZZERS:$O/fuzz/%=$O/fuzz/%))
+
+ifdef FUZZ
+ALL_CFLAGS += -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined
+$O/bin/%: tests/fuzz/%.c $(LIB)
+	$(call say,FUZZ,$@)
+	$Qmkdir -p $(@D)
+	$Q$(CC) $(ALL_CFLAGS) -fsanitize=fuzzer -o $@ $< $(LIB) $(LIBS)
+endif
+
+# Small guests of our own, assembled from tests/guests/*.S.
+GUESTS := $(patsubst tests/guests/%.S,$O/tests/guests/%.elf,$(sort $(wildcard tests/guests/*.S)))
+guests: $(GUESTS)
+$O/tests/guests/%.elf: tests/guests/%.S $(wildcard tests/guests/*.h tests/guests/*.ld)
+	$(call say,GUEST,$@)
+	$Qmkdir -p $(@D)
+	$Q$(CC) -m32 -Wa,--32 -nostdlib -static -no-pie -Wl,--build-id=none -Wl,-z,noexecstack \
+		-Wl,-T,tests/guests/guest.ld -Itests/guests -o $@ $<
+
+.PHONY: check check-asan deps-check fuzzers guests
