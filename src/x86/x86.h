@@ -188,5 +188,8 @@ enum x86_vector {
 #define X86_APIC_BASE_BSP BIT64(8)
 #define X86_APIC_BASE_X2APIC BIT64(10)
 #define X86_APIC_BASE_ENABLE BIT64(11)
+/* The clock of the local APIC's timer, before its divider. CPUID tells it to guests (leaf 0x15), so the
+ * model of the APIC and the CPUID model must agree. */
+#define X86_APIC_TIMER_HZ 1000000000u
 
 #endif
