@@ -122,6 +122,12 @@ vm_vcpus(const struct vm *vm)
 	return (int)(topo->sockets * topo->cores * topo->threads);
 }
 
+const struct x86_topology *
+vm_topology(const struct vm *vm)
+{
+	return &vm->params.topo;
+}
+
 const struct engine_ops *
 vm_engine(const struct vm *vm, struct engine_vm **evm)
 {

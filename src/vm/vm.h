@@ -46,6 +46,7 @@ void vm_destroy(struct vm *vm);
 const char *vm_name(const struct vm *vm);
 const struct config *vm_config(const struct vm *vm);
 int vm_vcpus(const struct vm *vm);
+const struct x86_topology *vm_topology(const struct vm *vm);
 const struct engine_ops *vm_engine(const struct vm *vm, struct engine_vm **evm);
 struct vm_loop *vm_loop(struct vm *vm); /* the VM's event loop, run by vm_run() */
 

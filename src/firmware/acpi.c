@@ -1,0 +1,365 @@
+/*
+ * The static ACPI tables (ACPI 6.4, 5.2) and their placement.
+ */
+#include "firmware/acpi.h"
+
+#include "base/log.h"
+#include "firmware/acpi_tables.h"
+#include "firmware/layout.h"
+#include "vm/mem.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define ACPI_TABLES_MAX 8
+#define ACPI_TABLE_ALIGN 16u
+#define ACPI_FACS_ALIGN 64u /* 5.2.10 */
+
+/* RSDP (5.2.5.3) */
+struct acpi_rsdp {
+	char signature[8];
+	uint8_t checksum; /* of the first 20 bytes */
+	char oem_id[6];
+	uint8_t revision;
+	uint32_t rsdt;
+	uint32_t length;
+	uint64_t xsdt;
+	uint8_t extended_checksum;
+	uint8_t reserved[3];
+} __attribute__((packed));
+static_assert(sizeof(struct acpi_rsdp) == 36, "ACPI 6.4, 5.2.5.3");
+#define ACPI_RSDP_V1_SIZE 20
+#define ACPI_RSDP_REVISION 2
+
+/* Generic address structure (5.2.3.2) */
+struct acpi_gas {
+	uint8_t space, bit_width, bit_offset, access;
+	uint64_t address;
+} __attribute__((packed));
+#define ACPI_SPACE_MEM 0
+#define ACPI_SPACE_IO 1
+#define ACPI_ACCESS_BYTE 1
+#define ACPI_ACCESS_WORD 2
+#define ACPI_ACCESS_DWORD 3
+
+/* FADT, what follows the header (5.2.9) */
+struct acpi_fadt {
+	uint32_t firmware_ctrl, dsdt;
+	uint8_t reserved1;
+	uint8_t preferred_pm_profile;
+	uint16_t sci_int;
+	uint32_t smi_cmd;
+	uint8_t acpi_enable, acpi_disable;
+	uint8_t s4bios_req, pstate_cnt;
+	uint32_t pm1a_evt_blk, pm1b_evt_blk, pm1a_cnt_blk, pm1b_cnt_blk, pm2_cnt_blk;
+	uint32_t pm_tmr_blk, gpe0_blk, gpe1_blk;
+	uint8_t pm1_evt_len, pm1_cnt_len, pm2_cnt_len, pm_tmr_len, gpe0_blk_len, gpe1_blk_len;
+	uint8_t gpe1_base, cst_cnt;
+	uint16_t p_lvl2_lat, p_lvl3_lat;
+	uint16_t flush_size, flush_stride;
+	uint8_t duty_offset, duty_width;
+	uint8_t day_alrm, mon_alrm, century;
+	uint16_t iapc_boot_arch;
+	uint8_t reserved2;
+	uint32_t flags;
+	struct acpi_gas reset_reg;
+	uint8_t reset_value;
+	uint16_t arm_boot_arch;
+	uint8_t minor_version;
+	uint64_t x_firmware_ctrl, x_dsdt;
+	struct acpi_gas x_pm1a_evt_blk, x_pm1b_evt_blk, x_pm1a_cnt_blk, x_pm1b_cnt_blk, x_pm2_cnt_blk;
+	struct acpi_gas x_pm_tmr_blk, x_gpe0_blk, x_gpe1_blk;
+	struct acpi_gas sleep_control_reg, sleep_status_reg;
+	char hypervisor_vendor[8];
+} __attribute__((packed));
+static_assert(sizeof(struct acpi_fadt) + 36 == 276, "ACPI 6.4, table 5.9");
+static_assert(offsetof(struct acpi_fadt, flags) + 36 == 112, "ACPI 6.4, table 5.9");
+static_assert(offsetof(struct acpi_fadt, x_dsdt) + 36 == 140, "ACPI 6.4, table 5.9");
+#define ACPI_FADT_REVISION 6
+
+/* FADT.flags (table 5.10) */
+#define ACPI_FADT_WBINVD BIT(0)
+#define ACPI_FADT_PROC_C1 BIT(2)
+#define ACPI_FADT_SLP_BUTTON BIT(5) /* set: none among the fixed hardware */
+#define ACPI_FADT_FIX_RTC BIT(6) /* set: no RTC wake status among the fixed hardware */
+#define ACPI_FADT_TMR_VAL_EXT BIT(8)
+#define ACPI_FADT_RESET_REG_SUP BIT(10)
+/* FADT.iapc_boot_arch (table 5.11) */
+#define ACPI_FADT_LEGACY_DEVICES BIT(0)
+#define ACPI_FADT_8042 BIT(1)
+#define ACPI_FADT_NO_VGA BIT(2)
+#define ACPI_FADT_NO_ASPM BIT(4)
+/* Latencies above 100 and 1000 us say that there are no C2 and C3 */
+#define ACPI_FADT_NO_C2 0x0fff
+#define ACPI_FADT_NO_C3 0x0fff
+
+/* FACS (5.2.10) */
+struct acpi_facs {
+	char signature[4];
+	uint32_t length;
+	uint32_t hardware_signature;
+	uint32_t waking_vector;
+	uint32_t global_lock;
+	uint32_t flags;
+	uint64_t x_waking_vector;
+	uint8_t version;
+	uint8_t reserved[31];
+};
+static_assert(sizeof(struct acpi_facs) == 64, "ACPI 6.4, 5.2.10");
+#define ACPI_FACS_VERSION 2
+
+#define ACPI_HPET_REVISION 1
+#define ACPI_HPET_MIN_TICK 128 /* clocks in periodic mode, IA-PC HPET 1.0a, 3.2.4 */
+#define ACPI_MCFG_REVISION 1
+
+/* Where tables go: one after the other, errors stick. */
+struct acpi_writer {
+	struct vm *vm;
+	uint64_t next;
+	int err;
+	uint64_t tables[ACPI_TABLES_MAX]; /* what RSDT and XSDT list */
+	int table_count;
+};
+
+/* Copies len bytes to the next free place. Returns its address. */
+static uint64_t
+acpi_put(struct acpi_writer *w, const void *p, size_t len, uint64_t align)
+{
+	uint64_t at = ALIGN_UP(w->next, align);
+
+	if (w->err == 0 && (at > LAYOUT_ACPI + LAYOUT_ACPI_SIZE ||
+			       len > LAYOUT_ACPI + LAYOUT_ACPI_SIZE - at))
+		w->err = -ENOSPC;
+	if (w->err == 0)
+		w->err = vm_mem_write(w->vm, at, p, len);
+	if (w->err == 0)
+		w->next = at + len;
+	return at;
+}
+
+/* Completes the table in a, places it and frees it. */
+static uint64_t
+acpi_table_put(struct acpi_writer *w, struct aml *a)
+{
+	uint64_t at = 0;
+
+	aml_table_end(a);
+	if (w->err == 0)
+		w->err = aml_error(a);
+	if (w->err == 0)
+		at = acpi_put(w, a->buf, a->len, ACPI_TABLE_ALIGN);
+	aml_free(a);
+	return at;
+}
+
+/* The same, and lists it. */
+static void
+acpi_table_list(struct acpi_writer *w, struct aml *a)
+{
+	assert(w->table_count < ACPI_TABLES_MAX);
+	w->tables[w->table_count++] = acpi_table_put(w, a);
+}
+
+static struct acpi_gas
+acpi_port(uint16_t port, int bytes, uint8_t access)
+{
+	return (struct acpi_gas){
+		.space = ACPI_SPACE_IO,
+		.bit_width = (uint8_t)(bytes * 8),
+		.access = access,
+		.address = port,
+	};
+}
+
+static void
+acpi_fadt_build(struct acpi_writer *w, const struct acpi_params *p, uint64_t dsdt, uint64_t facs)
+{
+	struct acpi_fadt f = {
+		.firmware_ctrl = (uint32_t)facs,
+		.dsdt = (uint32_t)dsdt,
+		.x_dsdt = dsdt,
+		.sci_int = p->sci,
+		.smi_cmd = p->smi_cmd,
+		.acpi_enable = p->acpi_enable,
+		.acpi_disable = p->acpi_disable,
+		.pm1a_evt_blk = p->pm1a_evt,
+		.pm1a_cnt_blk = p->pm1a_cnt,
+		.pm_tmr_blk = p->pm_tmr,
+		.gpe0_blk = p->gpe0,
+		.pm1_evt_len = 4,
+		.pm1_cnt_len = 2,
+		.pm_tmr_len = 4,
+		.gpe0_blk_len = p->gpe0_len,
+		.p_lvl2_lat = ACPI_FADT_NO_C2,
+		.p_lvl3_lat = ACPI_FADT_NO_C3,
+		.century = p->rtc_century,
+		.iapc_boot_arch = ACPI_FADT_LEGACY_DEVICES | ACPI_FADT_NO_ASPM,
+		.flags = ACPI_FADT_WBINVD | ACPI_FADT_PROC_C1 | ACPI_FADT_SLP_BUTTON |
+		    ACPI_FADT_FIX_RTC | ACPI_FADT_RESET_REG_SUP,
+		.reset_reg = acpi_port(p->reset_port, 1, ACPI_ACCESS_BYTE),
+		.reset_value = p->reset_value,
+		.x_pm1a_evt_blk = acpi_port(p->pm1a_evt, 4, ACPI_ACCESS_WORD),
+		.x_pm1a_cnt_blk = acpi_port(p->pm1a_cnt, 2, ACPI_ACCESS_WORD),
+		.x_pm_tmr_blk = acpi_port(p->pm_tmr, 4, ACPI_ACCESS_DWORD),
+		.x_gpe0_blk = acpi_port(p->gpe0, p->gpe0_len, ACPI_ACCESS_BYTE),
+		.hypervisor_vendor = { 'b', 'h', 'y', 'v', 'e' },
+	};
+	struct aml a;
+
+	if (p->i8042)
+		f.iapc_boot_arch |= ACPI_FADT_8042;
+	if (!p->vga)
+		f.iapc_boot_arch |= ACPI_FADT_NO_VGA;
+	if (p->pm_tmr_32bit)
+		f.flags |= ACPI_FADT_TMR_VAL_EXT;
+	aml_init(&a);
+	aml_table(&a, "FACP", ACPI_FADT_REVISION);
+	aml_bytes(&a, &f, sizeof(f));
+	acpi_table_list(w, &a);
+}
+
+/* IA-PC HPET 1.0a, 3.2.4 */
+static void
+acpi_hpet_build(struct acpi_writer *w, const struct acpi_params *p)
+{
+	struct acpi_gas base = {
+		.space = ACPI_SPACE_MEM, .bit_width = 64, .address = p->hpet,
+	};
+	struct aml a;
+
+	aml_init(&a);
+	aml_table(&a, "HPET", ACPI_HPET_REVISION);
+	aml_u32(&a, p->hpet_id);
+	aml_bytes(&a, &base, sizeof(base));
+	aml_u8(&a, 0); /* the first HPET */
+	aml_u16(&a, ACPI_HPET_MIN_TICK);
+	aml_u8(&a, 0); /* no page protection */
+	acpi_table_list(w, &a);
+}
+
+/* PCI Firmware Specification 3.3, 4.1.2 */
+static void
+acpi_mcfg_build(struct acpi_writer *w, const struct acpi_pci *pci)
+{
+	struct aml a;
+
+	aml_init(&a);
+	aml_table(&a, "MCFG", ACPI_MCFG_REVISION);
+	aml_u64(&a, 0);
+	aml_u64(&a, pci->ecam);
+	aml_u16(&a, 0); /* segment group */
+	aml_u8(&a, pci->bus_first);
+	aml_u8(&a, pci->bus_last);
+	aml_u32(&a, 0);
+	acpi_table_list(w, &a);
+}
+
+/* RSDT or XSDT (5.2.7, 5.2.8): the addresses of all tables but DSDT and FACS. */
+static uint64_t
+acpi_root_build(struct acpi_writer *w, bool extended)
+{
+	struct aml a;
+
+	aml_init(&a);
+	aml_table(&a, extended ? "XSDT" : "RSDT", 1);
+	for (int i = 0; i < w->table_count; i++) {
+		if (extended)
+			aml_u64(&a, w->tables[i]);
+		else
+			aml_u32(&a, (uint32_t)w->tables[i]);
+	}
+	return acpi_table_put(w, &a);
+}
+
+static void
+acpi_rsdp_write(struct acpi_writer *w)
+{
+	struct acpi_rsdp r = {
+		.signature = { 'R', 'S', 'D', ' ', 'P', 'T', 'R', ' ' },
+		.oem_id = { 'B', 'H', 'Y', 'V', 'E', ' ' },
+		.revision = ACPI_RSDP_REVISION,
+		.rsdt = (uint32_t)acpi_root_build(w, false),
+		.length = sizeof(r),
+		.xsdt = acpi_root_build(w, true),
+	};
+
+	r.checksum = aml_checksum(&r, ACPI_RSDP_V1_SIZE);
+	r.extended_checksum = aml_checksum(&r, sizeof(r));
+	if (w->err == 0)
+		w->err = vm_mem_write(w->vm, LAYOUT_RSDP, &r, sizeof(r));
+}
+
+static void
+acpi_madt_put(struct acpi_writer *w, const struct acpi_params *p, const struct x86_topology *topo)
+{
+	struct aml a;
+
+	aml_init(&a);
+	acpi_madt_build(&a, p, topo);
+	acpi_table_list(w, &a);
+}
+
+static uint64_t
+acpi_dsdt_put(struct acpi_writer *w, const struct acpi_params *p, int vcpus)
+{
+	struct aml a;
+
+	aml_init(&a);
+	acpi_dsdt_build(&a, p, vcpus);
+	return acpi_table_put(w, &a);
+}
+
+void
+acpi_params_init(struct acpi_params *p)
+{
+	*p = (struct acpi_params){
+		.pm1a_evt = 0x400,
+		.pm1a_cnt = 0x404,
+		.pm_tmr = 0x408,
+		.pm_tmr_32bit = true,
+		.gpe0 = 0x40c,
+		.gpe0_len = 4,
+		.smi_cmd = 0xb2,
+		.acpi_enable = 0xa0,
+		.acpi_disable = 0xa1,
+		.sci = 9,
+		.slp_typ_s5 = 5,
+		.reset_port = 0xcf9,
+		.reset_value = 6,
+		.rtc_century = 0x32,
+		.i8042 = true,
+		.lapic = LAYOUT_LAPIC,
+		.ioapic = LAYOUT_IOAPIC,
+	};
+}
+
+int
+acpi_build(struct vm *vm, const struct acpi_params *p, uint64_t *rsdp)
+{
+	struct acpi_facs facs = {
+		.signature = { 'F', 'A', 'C', 'S' },
+		.length = sizeof(facs),
+		.version = ACPI_FACS_VERSION,
+	};
+	struct acpi_writer w = { .vm = vm, .next = LAYOUT_ACPI };
+	int vcpus = vm_vcpus(vm);
+	uint64_t dsdt, facs_at;
+
+	facs_at = acpi_put(&w, &facs, sizeof(facs), ACPI_FACS_ALIGN);
+	dsdt = acpi_dsdt_put(&w, p, vcpus);
+	acpi_fadt_build(&w, p, dsdt, facs_at);
+	acpi_madt_put(&w, p, vm_topology(vm));
+	if (p->hpet != 0)
+		acpi_hpet_build(&w, p);
+	if (p->pci != NULL && p->pci->ecam != 0)
+		acpi_mcfg_build(&w, p->pci);
+	acpi_rsdp_write(&w);
+	if (w.err == -ENOSPC)
+		log_error("acpi", "the tables of %d vCPUs do not fit their %u KiB", vcpus,
+		    LAYOUT_ACPI_SIZE / 1024);
+	else if (w.err != 0)
+		log_error("acpi", "cannot write the tables: %s", strerror(-w.err));
+	if (w.err == 0)
+		*rsdp = LAYOUT_RSDP;
+	return w.err;
+}
