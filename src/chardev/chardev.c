@@ -68,11 +68,6 @@ chardev_fd_ask(struct chardev *c, struct chardev_fd *f, unsigned events, vm_fd_f
 {
 	if (f->fd < 0)
 		events = 0;
-	if (f->always_ready) {
-		if ((events & VM_FD_READ) != 0 && !vm_timer_armed(c->in_timer))
-			vm_timer_arm(c->in_timer, vm_clock_ns(c->loop));
-		return;
-	}
 	if (events == f->asked)
 		return;
 	f->asked = events;
@@ -86,16 +81,10 @@ chardev_fd_ask(struct chardev *c, struct chardev_fd *f, unsigned events, vm_fd_f
 		return;
 	}
 	f->watch = vm_fd_add(c->loop, f->fd, events, fn, c);
-	if (f->watch != NULL)
-		return;
-	f->asked = 0;
-	if (errno == EPERM) {
-		/* A regular file or /dev/null, which epoll(7) does not take. */
-		f->always_ready = true;
-		chardev_fd_ask(c, f, events, fn);
-		return;
+	if (f->watch == NULL) {
+		f->asked = 0;
+		log_warn(c->who, "cannot watch: %s", strerror(errno));
 	}
-	log_warn(c->who, "cannot watch: %s", strerror(errno));
 }
 
 /* Brings the watches in line with what can move now. */
@@ -136,7 +125,6 @@ chardev_disconnect(struct chardev *c)
 {
 	chardev_fd_ask(c, &c->in, 0, chardev_on_in);
 	chardev_fd_ask(c, &c->out, 0, chardev_on_out);
-	vm_timer_cancel(c->in_timer);
 	if (c->out.fd >= 0 && c->out.fd != c->in.fd && c->out.fd != c->pty_fd)
 		close(c->out.fd);
 	if (c->in.fd >= 0 && c->in.fd != c->pty_fd)
@@ -389,8 +377,6 @@ chardev_receive(struct chardev *c)
 		pthread_mutex_unlock(&c->lock);
 		client.input(ctx, buf, (size_t)n);
 		pthread_mutex_lock(&c->lock);
-		if (c->in.always_ready)
-			chardev_watch(c);
 	}
 }
 
@@ -399,17 +385,6 @@ chardev_can_receive(const struct chardev *c)
 {
 	return !c->closing && c->attached && c->client.input != NULL && c->in.fd >= 0 && !c->in_eof &&
 	    !c->in_paused && !c->in_suspended;
-}
-
-static void
-chardev_on_in_timer(void *arg)
-{
-	struct chardev *c = arg;
-
-	pthread_mutex_lock(&c->lock);
-	if (chardev_can_receive(c))
-		chardev_receive(c);
-	chardev_unlock_and_tell(c);
 }
 
 static void
@@ -514,9 +489,8 @@ chardev_open(struct vm_loop *loop, const char *spec, const char *who, struct cha
 	c->in.fd = c->out.fd = c->listen_fd = c->pty_fd = c->terminal = -1;
 	c->who = strdup(who);
 	c->out_buf = malloc(CHARDEV_OUT_SIZE);
-	c->in_timer = vm_timer_create(loop, chardev_on_in_timer, c);
 	c->out_timer = vm_timer_create(loop, chardev_on_out_timer, c);
-	if (c->who == NULL || c->out_buf == NULL || c->in_timer == NULL || c->out_timer == NULL)
+	if (c->who == NULL || c->out_buf == NULL || c->out_timer == NULL)
 		log_error(who, "out of memory");
 	else
 		err = backend->open(c, arg);
@@ -540,8 +514,6 @@ chardev_close(struct chardev *c)
 	chardev_fd_ask(c, &c->out, 0, chardev_on_out);
 	vm_fd_remove(c->listen_watch);
 	pthread_mutex_unlock(&c->lock);
-	if (c->in_timer != NULL)
-		vm_timer_cancel(c->in_timer);
 	if (c->out_timer != NULL)
 		vm_timer_cancel(c->out_timer);
 	if (c->retry_timer != NULL)
@@ -550,9 +522,7 @@ chardev_close(struct chardev *c)
 	vm_loop_sync(c->loop);
 	if (c->backend->close != NULL)
 		c->backend->close(c);
-	if (c->in_timer != NULL)
-		chardev_disconnect(c);
-	vm_timer_destroy(c->in_timer);
+	chardev_disconnect(c);
 	vm_timer_destroy(c->out_timer);
 	vm_timer_destroy(c->retry_timer);
 	if (c->pty_fd >= 0)

@@ -40,7 +40,6 @@ struct chardev_backend {
 struct chardev_fd {
 	int fd; /* -1: none */
 	bool socket; /* recv() and send(), so that the descriptor itself may stay blocking */
-	bool always_ready; /* a file: the loop cannot watch it and need not */
 	/* Not 0: the descriptor blocks; poll() before each write() and write at most this much. */
 	uint32_t chunk;
 	unsigned asked; /* what watch was asked for */
@@ -65,7 +64,6 @@ struct chardev {
 	bool in_eof; /* nothing will come any more from this peer */
 	bool in_paused; /* the client had no room; chardev_resume() ends it */
 	bool in_suspended; /* may_read() said no; chardev_input_allowed() ends it */
-	struct vm_timer *in_timer; /* reads from an always_ready in */
 
 	uint8_t *out_buf; /* a ring of CHARDEV_OUT_SIZE */
 	uint32_t out_head, out_tail; /* free-running: bytes enter at tail and leave at head */
