@@ -55,6 +55,12 @@ struct vm_loop *vm_loop(struct vm *vm); /* the VM's event loop, run by vm_run() 
 enum vm_exit vm_run(struct vm *vm);
 /* Asks for the end: any thread, any time, never blocks. The first call wins. */
 void vm_shutdown(struct vm *vm, enum vm_exit how);
+/* The same with an exit status of 0 to 255 that the guest chose: a debug exit device's. */
+static inline void
+vm_shutdown_status(struct vm *vm, int status)
+{
+	vm_shutdown(vm, (enum vm_exit)status);
+}
 
 /* --- vCPUs (vm/vcpu.c) --- */
 
