@@ -4,6 +4,9 @@
 #include "firmware/acpi.h"
 
 #include "base/log.h"
+#include "chipset/acpi_pm.h"
+#include "chipset/mc146818.h"
+#include "chipset/reset.h"
 #include "firmware/acpi_tables.h"
 #include "firmware/layout.h"
 #include "vm/mem.h"
@@ -178,30 +181,30 @@ acpi_fadt_build(struct acpi_writer *w, const struct acpi_params *p, uint64_t dsd
 		.firmware_ctrl = (uint32_t)facs,
 		.dsdt = (uint32_t)dsdt,
 		.x_dsdt = dsdt,
-		.sci_int = p->sci,
-		.smi_cmd = p->smi_cmd,
-		.acpi_enable = p->acpi_enable,
-		.acpi_disable = p->acpi_disable,
-		.pm1a_evt_blk = p->pm1a_evt,
-		.pm1a_cnt_blk = p->pm1a_cnt,
-		.pm_tmr_blk = p->pm_tmr,
-		.gpe0_blk = p->gpe0,
-		.pm1_evt_len = 4,
-		.pm1_cnt_len = 2,
-		.pm_tmr_len = 4,
-		.gpe0_blk_len = p->gpe0_len,
+		.sci_int = ACPI_PM_SCI_IRQ,
+		.smi_cmd = ACPI_PM_SMI_CMD,
+		.acpi_enable = ACPI_PM_ENABLE,
+		.acpi_disable = ACPI_PM_DISABLE,
+		.pm1a_evt_blk = ACPI_PM1_EVT,
+		.pm1a_cnt_blk = ACPI_PM1_CNT,
+		.pm_tmr_blk = ACPI_PM_TMR,
+		.gpe0_blk = ACPI_GPE0,
+		.pm1_evt_len = ACPI_PM1_EVT_LEN,
+		.pm1_cnt_len = ACPI_PM1_CNT_LEN,
+		.pm_tmr_len = ACPI_PM_TMR_LEN,
+		.gpe0_blk_len = ACPI_GPE0_LEN,
 		.p_lvl2_lat = ACPI_FADT_NO_C2,
 		.p_lvl3_lat = ACPI_FADT_NO_C3,
-		.century = p->rtc_century,
+		.century = MC146818_CENTURY,
 		.iapc_boot_arch = ACPI_FADT_LEGACY_DEVICES | ACPI_FADT_NO_ASPM,
 		.flags = ACPI_FADT_WBINVD | ACPI_FADT_PROC_C1 | ACPI_FADT_SLP_BUTTON |
 		    ACPI_FADT_FIX_RTC | ACPI_FADT_RESET_REG_SUP,
-		.reset_reg = acpi_port(p->reset_port, 1, ACPI_ACCESS_BYTE),
-		.reset_value = p->reset_value,
-		.x_pm1a_evt_blk = acpi_port(p->pm1a_evt, 4, ACPI_ACCESS_WORD),
-		.x_pm1a_cnt_blk = acpi_port(p->pm1a_cnt, 2, ACPI_ACCESS_WORD),
-		.x_pm_tmr_blk = acpi_port(p->pm_tmr, 4, ACPI_ACCESS_DWORD),
-		.x_gpe0_blk = acpi_port(p->gpe0, p->gpe0_len, ACPI_ACCESS_BYTE),
+		.reset_reg = acpi_port(RESET_CONTROL_PORT, 1, ACPI_ACCESS_BYTE),
+		.reset_value = RESET_CONTROL_VALUE,
+		.x_pm1a_evt_blk = acpi_port(ACPI_PM1_EVT, ACPI_PM1_EVT_LEN, ACPI_ACCESS_WORD),
+		.x_pm1a_cnt_blk = acpi_port(ACPI_PM1_CNT, ACPI_PM1_CNT_LEN, ACPI_ACCESS_WORD),
+		.x_pm_tmr_blk = acpi_port(ACPI_PM_TMR, ACPI_PM_TMR_LEN, ACPI_ACCESS_DWORD),
+		.x_gpe0_blk = acpi_port(ACPI_GPE0, ACPI_GPE0_LEN, ACPI_ACCESS_BYTE),
 		.hypervisor_vendor = { 'b', 'h', 'y', 'v', 'e' },
 	};
 	struct aml a;
@@ -210,7 +213,7 @@ acpi_fadt_build(struct acpi_writer *w, const struct acpi_params *p, uint64_t dsd
 		f.iapc_boot_arch |= ACPI_FADT_8042;
 	if (!p->vga)
 		f.iapc_boot_arch |= ACPI_FADT_NO_VGA;
-	if (p->pm_tmr_32bit)
+	if (ACPI_PM_TMR_32BIT)
 		f.flags |= ACPI_FADT_TMR_VAL_EXT;
 	aml_init(&a);
 	aml_table(&a, "FACP", ACPI_FADT_REVISION);
@@ -307,30 +310,6 @@ acpi_dsdt_put(struct acpi_writer *w, const struct acpi_params *p, int vcpus)
 	aml_init(&a);
 	acpi_dsdt_build(&a, p, vcpus);
 	return acpi_table_put(w, &a);
-}
-
-void
-acpi_params_init(struct acpi_params *p)
-{
-	*p = (struct acpi_params){
-		.pm1a_evt = 0x400,
-		.pm1a_cnt = 0x404,
-		.pm_tmr = 0x408,
-		.pm_tmr_32bit = true,
-		.gpe0 = 0x40c,
-		.gpe0_len = 4,
-		.smi_cmd = 0xb2,
-		.acpi_enable = 0xa0,
-		.acpi_disable = 0xa1,
-		.sci = 9,
-		.slp_typ_s5 = 5,
-		.reset_port = 0xcf9,
-		.reset_value = 6,
-		.rtc_century = 0x32,
-		.i8042 = true,
-		.lapic = LAYOUT_LAPIC,
-		.ioapic = LAYOUT_IOAPIC,
-	};
 }
 
 int

@@ -2,16 +2,13 @@
  * The ACPI tables (ACPI 6.4): RSDP, RSDT and XSDT, FADT, FACS, MADT, DSDT, and as the machine has them
  * HPET and MCFG.
  *
- * Everything about parts of the machine comes in as data: what the tables say of a device is what its
- * entry in devices says. Always described, because every PC has them at the same ports, are the
- * 8259 pair, the 8254, the RTC and the board's own ports.
+ * Everything about parts that a machine may or may not have comes in as data: what the tables say of a
+ * device is what its entry in devices says. What every machine has (fixed hardware, interrupt
+ * controllers, timer, RTC) is described from the constants in its chip's header.
  *
  *	struct acpi_device com1 = { .name = "COM1", .hid = "PNP0501", .uid = 1,
  *	    .res = { ACPI_IO(0x3f8, 8), ACPI_IRQ(4) } };
- *	struct acpi_params p;
- *	acpi_params_init(&p);
- *	p.devices = &com1;
- *	p.device_count = 1;
+ *	struct acpi_params p = { .i8042 = true, .devices = &com1, .device_count = 1 };
  *	err = acpi_build(vm, &p, &rsdp);
  */
 #ifndef FIRMWARE_ACPI_H
@@ -59,34 +56,15 @@ struct acpi_pci {
 };
 
 struct acpi_params {
-	/* Fixed hardware (4.8). Lengths are the architecture's, GPE0's excepted. */
-	uint16_t pm1a_evt, pm1a_cnt, pm_tmr, gpe0; /* ports */
-	uint8_t gpe0_len; /* bytes of status and enable registers together */
-	bool pm_tmr_32bit; /* else 24 bits */
-	uint16_t smi_cmd; /* port; 0 when the machine is always in ACPI mode */
-	uint8_t acpi_enable, acpi_disable; /* what is written to smi_cmd */
-	uint8_t sci; /* ISA IRQ, level-triggered and active high */
-	uint8_t slp_typ_s5; /* PM1_CNT.SLP_TYP for soft off */
-	uint16_t reset_port;
-	uint8_t reset_value;
-	uint8_t rtc_century; /* CMOS address of the century, 0 when there is none */
 	bool i8042, i8042_aux; /* a keyboard controller, with a mouse port */
 	bool vga; /* VGA registers and memory at 0xa0000 */
-
-	/* Interrupt controllers (5.2.12) */
-	uint32_t lapic, ioapic; /* addresses */
 	uint8_t ioapic_id;
-
 	uint32_t hpet; /* address, 0 when there is none */
 	uint32_t hpet_id; /* low half of its general capabilities register */
-
 	const struct acpi_pci *pci; /* NULL: no PCI */
 	const struct acpi_device *devices;
 	int device_count;
 };
-
-/* The parts of this machine that no option changes; no HPET, no PCI, no devices. */
-void acpi_params_init(struct acpi_params *p);
 
 /* Writes the tables for all vCPUs of vm to guest memory (layout.h) and tells the RSDP's address. Main
  * thread. 0, or -errno after one line to the user. */

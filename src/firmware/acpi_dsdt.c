@@ -4,7 +4,7 @@
  */
 #include "firmware/acpi_tables.h"
 
-#include "firmware/layout.h"
+#include "chipset/acpi_pm.h"
 
 #include <ctype.h>
 #include <stdio.h>
@@ -18,7 +18,7 @@ static const struct acpi_device dsdt_standard[] = {
 	{ .name = "PIC", .hid = "PNP0000",
 	    .res = { ACPI_IO(0x20, 2), ACPI_IO(0xa0, 2), ACPI_IO(0x4d0, 2), ACPI_IRQ(2) } },
 	{ .name = "TIMR", .hid = "PNP0100", .res = { ACPI_IO(0x40, 4), ACPI_IRQ(0) } },
-	{ .name = "RTC", .hid = "PNP0B00", .res = { ACPI_IO(0x70, 2), ACPI_IRQ(8) } },
+	{ .name = "RTC", .hid = "PNP0B00", .res = { ACPI_IO(0x70, 4), ACPI_IRQ(8) } },
 };
 
 static const struct acpi_device dsdt_keyboard = {
@@ -101,16 +101,14 @@ dsdt_board(struct aml *a, const struct acpi_params *p)
 		.name = "MBRD", .hid = "PNP0C02",
 		.res = {
 			ACPI_IO(0x61, 1), ACPI_IO(0x80, 1), ACPI_IO(0x92, 1),
-			ACPI_IO(p->pm1a_evt, 4), ACPI_IO(p->pm1a_cnt, 2), ACPI_IO(p->pm_tmr, 4),
-			ACPI_IO(p->gpe0, p->gpe0_len),
+			ACPI_IO(ACPI_PM_SMI_CMD, 1), ACPI_IO(ACPI_PM1_EVT, ACPI_PM1_EVT_LEN),
+			ACPI_IO(ACPI_PM1_CNT, ACPI_PM1_CNT_LEN),
+			ACPI_IO(ACPI_PM_TMR, ACPI_PM_TMR_LEN), ACPI_IO(ACPI_GPE0, ACPI_GPE0_LEN),
 		},
 	};
-	int n = 7;
 
-	if (p->smi_cmd != 0)
-		board.res[n++] = (struct acpi_resource)ACPI_IO(p->smi_cmd, 1);
 	if (p->pci != NULL && p->pci->ecam != 0)
-		board.res[n++] = (struct acpi_resource)ACPI_MEM((uint32_t)p->pci->ecam,
+		board.res[8] = (struct acpi_resource)ACPI_MEM((uint32_t)p->pci->ecam,
 		    (p->pci->bus_last + 1u) * (uint32_t)MIB(1));
 	dsdt_device(a, &board);
 }
@@ -327,8 +325,8 @@ acpi_dsdt_build(struct aml *a, const struct acpi_params *p, int vcpus)
 	/* 7.4.2: SLP_TYP for PM1a and PM1b, two reserved */
 	aml_name(a, "\\_S5");
 	s5 = aml_package(a, 4);
-	aml_int(a, p->slp_typ_s5);
-	aml_int(a, p->slp_typ_s5);
+	aml_int(a, ACPI_PM_SLP_TYP_S5);
+	aml_int(a, ACPI_PM_SLP_TYP_S5);
 	aml_int(a, 0);
 	aml_int(a, 0);
 	aml_end(a, s5);

@@ -3,6 +3,8 @@
  */
 #include "firmware/acpi_tables.h"
 
+#include "chipset/acpi_pm.h"
+#include "firmware/layout.h"
 #include "x86/cpuid.h"
 
 #define ACPI_MADT_REVISION 5
@@ -20,7 +22,7 @@
 #define ACPI_MADT_NMI_LINT 1
 /* MPS INTI flags (table 5.26) */
 #define ACPI_INTI_CONFORMS 0x0
-#define ACPI_INTI_HIGH_LEVEL 0xd
+#define ACPI_INTI_LOW_LEVEL 0xf
 #define ACPI_PIT_GSI 2 /* where the PC wires the timer's IRQ 0 */
 
 
@@ -79,7 +81,7 @@ acpi_madt_build(struct aml *a, const struct acpi_params *p, const struct x86_top
 	bool x2apic = false;
 
 	aml_table(a, "APIC", ACPI_MADT_REVISION);
-	aml_u32(a, p->lapic);
+	aml_u32(a, LAYOUT_LAPIC);
 	aml_u32(a, ACPI_MADT_PCAT_COMPAT);
 	for (uint32_t i = 0; i < vcpus; i++) {
 		uint32_t apic_id = x86_topology_apic_id(topo, i);
@@ -91,9 +93,9 @@ acpi_madt_build(struct aml *a, const struct acpi_params *p, const struct x86_top
 	aml_u8(a, 12);
 	aml_u8(a, p->ioapic_id);
 	aml_u8(a, 0);
-	aml_u32(a, p->ioapic);
+	aml_u32(a, LAYOUT_IOAPIC);
 	aml_u32(a, 0); /* its first input is GSI 0 */
 	acpi_madt_override(a, 0, ACPI_PIT_GSI, ACPI_INTI_CONFORMS);
-	acpi_madt_override(a, p->sci, p->sci, ACPI_INTI_HIGH_LEVEL);
+	acpi_madt_override(a, ACPI_PM_SCI_IRQ, ACPI_PM_SCI_IRQ, ACPI_INTI_LOW_LEVEL);
 	acpi_madt_nmi(a, x2apic);
 }

@@ -4,6 +4,7 @@
 #include "firmware/mptable.h"
 
 #include "base/log.h"
+#include "chipset/acpi_pm.h"
 #include "firmware/acpi.h"
 #include "firmware/aml.h"
 #include "firmware/layout.h"
@@ -94,7 +95,6 @@ static_assert(sizeof(struct mptable_int) == 8, "MP 1.4, 4.3.4");
 #define MPTABLE_NMI 1
 #define MPTABLE_EXTINT 3
 #define MPTABLE_INT_CONFORMS 0x0
-#define MPTABLE_INT_HIGH_LEVEL 0xd
 #define MPTABLE_INT_LOW_LEVEL 0xf
 
 #define MPTABLE_PIT_INPUT 2 /* where the PC wires the timer's IRQ 0; ExtINT comes in at 0 */
@@ -164,7 +164,7 @@ mptable_isa_ints(struct mptable *t, const struct acpi_params *p, uint8_t isa)
 			continue; /* the 8259s' cascade */
 		e.irq = irq;
 		e.input = irq == 0 ? MPTABLE_PIT_INPUT : irq;
-		e.flags = irq == p->sci ? MPTABLE_INT_HIGH_LEVEL : MPTABLE_INT_CONFORMS;
+		e.flags = irq == ACPI_PM_SCI_IRQ ? MPTABLE_INT_LOW_LEVEL : MPTABLE_INT_CONFORMS;
 		mptable_put(t, &e, sizeof(e));
 	}
 }
@@ -213,7 +213,7 @@ mptable_write(struct vm *vm, struct mptable *t, const struct acpi_params *p)
 		.oem_id = { 'B', 'H', 'Y', 'V', 'E', ' ', ' ', ' ' },
 		.product_id = { 'H', 'y', 'p', 'e', 'r', 'v', 'i', 's', 'o', 'r', ' ', ' ' },
 		.entries = t->entries,
-		.lapic = p->lapic,
+		.lapic = LAYOUT_LAPIC,
 	};
 	struct mptable_pointer ptr = {
 		.signature = { '_', 'M', 'P', '_' },
@@ -243,7 +243,7 @@ mptable_build(struct vm *vm, const struct acpi_params *p)
 		.id = p->ioapic_id,
 		.version = MPTABLE_IOAPIC_VERSION,
 		.flags = MPTABLE_IOAPIC_ENABLED,
-		.address = p->ioapic,
+		.address = LAYOUT_IOAPIC,
 	};
 	struct mptable t = { 0 };
 	uint8_t isa;

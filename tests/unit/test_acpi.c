@@ -164,7 +164,7 @@ static const struct acpi_pci pci_plain = {
 static void
 params_make(struct acpi_params *p, int which)
 {
-	acpi_params_init(p);
+	*p = (struct acpi_params){ .i8042 = which != 3 };
 	if (which == 0)
 		return;
 	p->devices = devices;
@@ -177,9 +177,6 @@ params_make(struct acpi_params *p, int which)
 		p->i8042_aux = true;
 	} else if (which == 3) {
 		p->pci = &pci_plain;
-		p->i8042 = false;
-		p->smi_cmd = 0;
-		p->pm_tmr_32bit = false;
 	}
 }
 #define PARAMS_COUNT 4
@@ -253,7 +250,7 @@ test_links(void **state)
 	}
 }
 
-/* 5.2.9, for the machine as acpi_params_init() describes it */
+/* 5.2.9, for the bare machine */
 static void
 test_fadt(void **state)
 {
@@ -283,13 +280,11 @@ static void
 test_madt(void **state)
 {
 	const struct x86_topology topo = { 300, 1, 1 };
-	struct acpi_params p;
+	const struct acpi_params p = { .ioapic_id = 7 };
 	struct aml a;
 	uint32_t lapics = 0, x2apics = 0;
 	size_t off = 44;
 
-	acpi_params_init(&p);
-	p.ioapic_id = 7;
 	aml_init(&a);
 	acpi_madt_build(&a, &p, &topo);
 	aml_table_end(&a);
@@ -315,7 +310,7 @@ test_madt(void **state)
 				    10);
 			else
 				assert_memory_equal(e,
-				    ((uint8_t[]){ 2, 10, 0, 9, 9, 0, 0, 0, 0xd, 0 }), 10);
+				    ((uint8_t[]){ 2, 10, 0, 9, 9, 0, 0, 0, 0xf, 0 }), 10);
 			break;
 		case 4: assert_memory_equal(e, ((uint8_t[]){ 4, 6, 0xff, 0, 0, 1 }), 6); break;
 		case 9:
@@ -340,10 +335,9 @@ static void
 test_madt_topology(void **state)
 {
 	const struct x86_topology topo = { 2, 3, 1 };
-	struct acpi_params p;
+	const struct acpi_params p = { 0 };
 	struct aml a;
 
-	acpi_params_init(&p);
 	aml_init(&a);
 	acpi_madt_build(&a, &p, &topo);
 	for (uint32_t i = 0; i < 6; i++) {

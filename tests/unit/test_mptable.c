@@ -39,7 +39,7 @@ entry_check(const uint8_t *e, struct seen *seen)
 			seen->extints++;
 		} else if (e[4] == seen->isa_bus) {
 			assert_int_equal(e[7], e[5] == 0 ? 2 : e[5]);
-			assert_int_equal(e[2], e[5] == 9 ? 0xd : 0);
+			assert_int_equal(e[2], e[5] == 9 ? 0xf : 0);
 			seen->isa++;
 		} else {
 			assert_memory_equal(e, ((uint8_t[]){ 3, 0, 0xf, 0, 0, 5 << 2 | 1, 7, 21 }), 8);
@@ -63,14 +63,11 @@ test_table(void **state)
 
 	for (int with_pci = 0; with_pci < 2; with_pci++) {
 		struct vm *vm = fw_vm_create_topo(MIB(16), (struct x86_topology){ 2, 3, 1 }, NULL);
-		struct acpi_params p;
+		const struct acpi_params p = { .ioapic_id = 7, .pci = with_pci ? &pci : NULL };
 		struct seen seen = { 0 };
 		uint8_t buf[4096];
 		uint32_t at, len, off = 44, entries = 0;
 
-		acpi_params_init(&p);
-		p.ioapic_id = 7;
-		p.pci = with_pci ? &pci : NULL;
 		assert_int_equal(mptable_build(vm, &p), 0);
 		assert_int_equal(fw_u32(vm, POINTER), 0x5f504d5f); /* _MP_ */
 		assert_int_equal(fw_sum(vm, POINTER, 16), 0);
