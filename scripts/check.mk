@@ -8,12 +8,12 @@ FUZZ_SRCS := $(sort $(wildcard tests/fuzz/fuzz_*.c))
 FUZZERS := $(FUZZ_SRCS:tests/fuzz/%.c=$O/fuzz/bin/%)
 
 check: deps-build deps-check
-	$Q$(MAKE) --no-print-directory $O/bhyve units fuzzers guests guest-cloud guest-amd64 guest-i386
+	$Q$(MAKE) --no-print-directory $O/bhyve units fuzzers $O/tests/fuzz-cpu/fuzz-cpu guests guest-cloud guest-amd64 guest-i386
 	$Qscripts/check $O $(T)
 
 # The same under address and undefined-behaviour sanitizers.
 check-asan: deps-build deps-check
-	$Q$(MAKE) --no-print-directory O=$O/asan SAN=1 $O/asan/bhyve units guests
+	$Q$(MAKE) --no-print-directory O=$O/asan SAN=1 $O/asan/bhyve units $O/asan/tests/fuzz-cpu/fuzz-cpu guests
 	$Qln -sfn ../guest $O/asan/guest
 	$Q$(MAKE) --no-print-directory guest-cloud
 	$Qscripts/check $O/asan $(T)
@@ -43,3 +43,13 @@ $O/tests/guests/%.elf: tests/guests/%.S $(wildcard tests/guests/*.h tests/guests
 		-Wl,-T,tests/guests/guest.ld -Itests/guests -o $@ $<
 
 .PHONY: check check-asan deps-check fuzzers guests
+
+# The differential CPU fuzzer: tests/fuzz-cpu/.
+FUZZ_CPU_OBJS := $(patsubst %.c,$O/%.o,$(wildcard tests/fuzz-cpu/*.c))
+$O/tests/fuzz-cpu/fuzz-cpu: $(FUZZ_CPU_OBJS) $(LIB)
+	$(call say,LD,$@)
+	$Q$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
+fuzz-cpu: deps-build
+	$Q$(MAKE) --no-print-directory $O/tests/fuzz-cpu/fuzz-cpu
+	$O/tests/fuzz-cpu/fuzz-cpu -n $(or $(CASES),10000000)
+.PHONY: fuzz-cpu

@@ -1,0 +1,226 @@
+/*
+ * fuzz-cpu [-n cases] [-s first] [-i insns] [-c case] [-k]: compares the software CPU with this processor.
+ *
+ * Every case is made from its number, so a difference is repeated with -c NUMBER. The last line sums up;
+ * the exit status is 1 if there was a difference. -k goes on after differences and counts them.
+ */
+#include "fuzz_cpu.h"
+
+#include "engine/bt/insn.h"
+
+#include <err.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define FUZZ_BATCH 256
+
+struct fuzz {
+	struct fuzz_host host;
+	struct fuzz_native *native;
+	struct fuzz_guest *guest;
+	struct fuzz_case *cases;
+	struct fuzz_result *native_results;
+	struct fuzz_result result;
+	uint64_t ran, skipped, differences, by_vector[32];
+	int max_insns;
+	bool keep_going;
+};
+
+static const char *const gpr_names[] = { "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9",
+	"r10", "r11", "r12", "r13", "r14", "r15" };
+
+/* One difference in words, or NULL. */
+typedef void fuzz_emit(const char *what, uint64_t native, uint64_t ours);
+
+static void
+fuzz_print(const char *what, uint64_t native, uint64_t ours)
+{
+	printf("    %-10s processor %#18" PRIx64 "  ours %#18" PRIx64 "\n", what, native, ours);
+}
+
+static bool
+fuzz_diff(fuzz_emit *emit, const char *what, uint64_t native, uint64_t ours)
+{
+	if (native == ours)
+		return false;
+	if (emit != NULL)
+		emit(what, native, ours);
+	return true;
+}
+
+/* Bytes of an XSAVE image that say where the last x87 instruction was: processors differ in when they
+ * store them (APM 2, 11.4.4), and the kernel's signal frame is stored by this one. */
+static bool
+fuzz_xsave_ignored(unsigned off)
+{
+	return (off >= 6 && off < 24) || (off >= 28 && off < 32) || (off >= 416 && off < 576);
+}
+
+static bool
+fuzz_compare_bytes(fuzz_emit *emit, const struct fuzz_host *h, const struct fuzz_result *n,
+    const struct fuzz_result *o)
+{
+	bool diff = false;
+	char what[32];
+
+	if (memcmp(n->xsave, o->xsave, h->xsave_size) != 0) {
+		for (unsigned i = 0; i < h->xsave_size; i++) {
+			snprintf(what, sizeof(what), "xsave+%u", i);
+			if (!fuzz_xsave_ignored(i))
+				diff |= fuzz_diff(emit, what, n->xsave[i], o->xsave[i]);
+		}
+	}
+	if (memcmp(n->data, o->data, sizeof(n->data)) != 0) {
+		for (unsigned i = 0; i < sizeof(n->data); i++) {
+			snprintf(what, sizeof(what), "%#x", FUZZ_DATA + i);
+			diff |= fuzz_diff(emit, what, n->data[i], o->data[i]);
+		}
+	}
+	return diff;
+}
+
+static bool
+fuzz_compare(fuzz_emit *emit, const struct fuzz_host *h, const struct fuzz_result *n,
+    const struct fuzz_result *o)
+{
+	uint32_t error = n->error;
+	bool diff = false;
+
+	diff |= fuzz_diff(emit, "vector", (uint64_t)n->vector, (uint64_t)o->vector);
+	if (n->vector == X86_PF) {
+		/* Linux says "present" of every kernel address, so as not to tell which are. */
+		if ((int64_t)n->cr2 < 0)
+			error = (error & ~X86_PF_P) | (o->error & X86_PF_P);
+		diff |= fuzz_diff(emit, "cr2", n->cr2, o->cr2);
+	}
+	if (fuzz_diff(NULL, "", (uint64_t)n->vector, (uint64_t)o->vector) == false)
+		diff |= fuzz_diff(emit, "error", error, o->error);
+	diff |= fuzz_diff(emit, "rip", n->rip, o->rip);
+	diff |= fuzz_diff(emit, "rflags", n->rflags, o->rflags);
+	for (int i = 0; i < X86_GPR_COUNT; i++)
+		diff |= fuzz_diff(emit, gpr_names[i], n->gpr[i], o->gpr[i]);
+	return diff | fuzz_compare_bytes(emit, h, n, o);
+}
+
+static void
+fuzz_show(const struct fuzz_case *c)
+{
+	printf("  case %" PRIu64 ", %d-bit, at %#x\n", c->number, c->mode * 8, c->entry);
+	for (int i = 0; i < c->insns; i++) {
+		struct bt_insn in;
+
+		if (bt_decode(c->code + c->start[i], 15, c->mode, &in) != 0)
+			continue;
+		printf("    %#x ", c->entry + c->start[i]);
+		for (int b = c->start[i]; b < c->start[i + 1]; b++)
+			printf(" %02x", c->code[b]);
+		printf("  %s\n", bt_id_name(in.id));
+	}
+	for (int i = 0; i < X86_GPR_COUNT; i++)
+		printf("    %-3s %#18" PRIx64 "%s", gpr_names[i], c->gpr[i], i % 4 == 3 ? "\n" : "");
+	printf("    rflags %#" PRIx64 "\n", c->rflags);
+}
+
+/* Finds the shortest beginning of the case that still differs, and prints it. */
+static void
+fuzz_report(struct fuzz *f, uint64_t number)
+{
+	int insns = 1;
+
+	for (;; insns++) {
+		fuzz_case_make(&f->cases[0], &f->host, number, f->max_insns);
+		if (insns >= f->cases[0].insns)
+			break;
+		fuzz_case_cut(&f->cases[0], insns);
+		fuzz_native_start(f->native, 1);
+		fuzz_native_wait(f->native);
+		fuzz_guest_run(f->guest, &f->cases[0], &f->result);
+		if (fuzz_compare(NULL, &f->host, &f->native_results[0], &f->result))
+			break;
+	}
+	fuzz_native_start(f->native, 1);
+	fuzz_native_wait(f->native);
+	fuzz_guest_run(f->guest, &f->cases[0], &f->result);
+	fuzz_show(&f->cases[0]);
+	printf("  ended with vector %d\n", f->native_results[0].vector);
+	fuzz_compare(fuzz_print, &f->host, &f->native_results[0], &f->result);
+	fflush(stdout);
+}
+
+static void
+fuzz_batch(struct fuzz *f, uint64_t first, int count)
+{
+	uint64_t bad[FUZZ_BATCH];
+	int nbad = 0;
+
+	for (int i = 0; i < count; i++)
+		fuzz_case_make(&f->cases[i], &f->host, first + (uint64_t)i, f->max_insns);
+	fuzz_native_start(f->native, count);
+	fuzz_native_wait(f->native);
+	for (int i = 0; i < count; i++) {
+		const struct fuzz_result *n = &f->native_results[i];
+
+		if (n->skipped) {
+			f->skipped++;
+			continue;
+		}
+		fuzz_guest_run(f->guest, &f->cases[i], &f->result);
+		f->ran++;
+		f->by_vector[n->vector & 31]++;
+		if (fuzz_compare(NULL, &f->host, n, &f->result))
+			bad[nbad++] = first + (uint64_t)i;
+	}
+	f->differences += (uint64_t)nbad;
+	for (int i = 0; i < nbad; i++)
+		fuzz_report(f, bad[i]);
+}
+
+int
+main(int argc, char **argv)
+{
+	static struct fuzz f = { .max_insns = FUZZ_MAX_INSNS };
+	uint64_t cases = 100000, first = (uint64_t)time(NULL) << 24;
+	struct timespec t0, t1;
+	double seconds;
+	int opt;
+
+	while ((opt = getopt(argc, argv, "n:s:i:c:k")) != -1) {
+		switch (opt) {
+		case 'n': cases = strtoull(optarg, NULL, 0); break;
+		case 's': first = strtoull(optarg, NULL, 0); break;
+		case 'i': f.max_insns = MAX(1, MIN(FUZZ_MAX_INSNS, atoi(optarg))); break;
+		case 'c':
+			first = strtoull(optarg, NULL, 0);
+			cases = 1;
+			break;
+		case 'k': f.keep_going = true; break;
+		default: errx(2, "usage: fuzz-cpu [-n cases] [-s first] [-i insns] [-c case] [-k]");
+		}
+	}
+	fuzz_host_init(&f.host);
+	f.native = fuzz_native_create(&f.host, FUZZ_BATCH, &f.cases, &f.native_results);
+	f.guest = fuzz_guest_create(&f.host);
+	clock_gettime(CLOCK_MONOTONIC, &t0);
+	for (uint64_t done = 0; done < cases && (f.differences == 0 || f.keep_going);) {
+		int count = (int)MIN((uint64_t)FUZZ_BATCH, cases - done);
+
+		fuzz_batch(&f, first + done, count);
+		done += (uint64_t)count;
+	}
+	clock_gettime(CLOCK_MONOTONIC, &t1);
+	seconds = (double)(t1.tv_sec - t0.tv_sec) + (double)(t1.tv_nsec - t0.tv_nsec) / 1e9;
+	for (int v = 0; v < 32; v++) {
+		if (f.by_vector[v] != 0)
+			printf("  vector %2d ended %" PRIu64 " cases\n", v, f.by_vector[v]);
+	}
+	printf("%" PRIu64 " cases from %" PRIu64 ", %" PRIu64 " skipped, %" PRIu64
+	       " differences, %.2f million a minute\n",
+	    f.ran, first, f.skipped, f.differences, (double)f.ran / seconds * 60 / 1e6);
+	fuzz_native_destroy(f.native);
+	fuzz_guest_destroy(f.guest);
+	return f.differences != 0;
+}
