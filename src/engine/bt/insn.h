@@ -138,7 +138,7 @@ struct bt_insn {
  */
 int bt_decode(const uint8_t *bytes, size_t avail, int mode, struct bt_insn *out);
 
-/* The mnemonic of an id, lower case, for messages and dumps. */
+/* The mnemonic of an id as the manuals write it, for messages and dumps. */
 const char *bt_id_name(enum bt_id id);
 
 #endif
