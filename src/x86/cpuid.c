@@ -234,8 +234,11 @@ x86_cpuid_build_features(struct x86_cpuid_build *b)
 	r = x86_cpuid_read(b, 1, 0);
 	m->basic[1].eax = r.eax;
 	/* Logical processors: Intel means APIC IDs, AMD processors. The APIC ID comes at the query. */
-	m->basic[1].ebx = (r.ebx & 0xffff) |
-	    (m->intel ? 1u << (m->thread_bits + m->core_bits) : per_package) << 16;
+	if (m->intel)
+		m->basic[1].ebx = MIN(1u << (m->thread_bits + m->core_bits), 255) << 16;
+	else
+		m->basic[1].ebx = MIN(per_package, 255) << 16;
+	m->basic[1].ebx |= r.ebx & 0xffff;
 	m->basic[1].ecx = (r.ecx & k->f1_ecx) | k->set_f1_ecx | X86_CPUID_1_ECX_HYPERVISOR;
 	m->basic[1].ecx &= ~X86_CPUID_1_ECX_OSXSAVE;
 	m->basic[1].edx = (r.edx & k->f1_edx & ~X86_CPUID_1_EDX_HTT) | k->set_f1_edx;
