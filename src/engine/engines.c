@@ -1,13 +1,14 @@
 /*
  * The engines that are built in, and the choice among them.
  */
-#include "engine/engine.h"
+#include "engine/engines.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
 const struct engine_ops *const engines[] = {
+	&bt_engine,
 	NULL,
 };
 
