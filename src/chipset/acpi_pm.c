@@ -288,11 +288,10 @@ pm_state(void *ctx, struct vm_state *s)
 	vm_state_u8(s, &pm->smi_cmd);
 	vm_state_u8(s, &pm->smi_data);
 	vm_state_u64(s, &pm->seen_ticks);
-	if (vm_state_loading(s) && vm_state_error(s) == 0) {
+	if (vm_state_loading(s)) {
 		if ((pm->en & ~PM1_EN_MASK) != 0)
 			vm_state_reject(s, "acpi_pm register out of range");
-		else
-			pm_update(pm);
+		pm_update(pm);
 	}
 	return vm_state_end(s);
 }

@@ -497,11 +497,13 @@ i8042_state(void *ctx, struct vm_state *s)
 		vm_state_bool(s, flags[i]);
 	vm_state_bytes(s, c->reply, sizeof(c->reply));
 	vm_state_bytes(s, c->queue, sizeof(c->queue));
-	if (vm_state_loading(s) && vm_state_error(s) == 0) {
-		if (c->reply_count > KBC_REPLY_SIZE || c->queue_count > KBD_QUEUE_SIZE)
+	if (vm_state_loading(s)) {
+		/* What was refused must still be safe to run on. */
+		if (c->reply_count > KBC_REPLY_SIZE || c->queue_count > KBD_QUEUE_SIZE) {
 			vm_state_reject(s, "i8042 queue out of range");
-		else
-			kbc_irq_update(c);
+			c->reply_count = c->queue_count = 0;
+		}
+		kbc_irq_update(c);
 	}
 	return vm_state_end(s);
 }

@@ -85,6 +85,7 @@
 /* "Register A, DV": the first update comes half a second after the divider is released. */
 #define RTC_RELEASE_NS (RTC_NS_PER_S / 2)
 #define RTC_DAY_S 86400
+#define RTC_TIME_MAX (1ll << 40) /* beyond any year with four digits */
 
 struct mc146818 {
 	struct vm *vm;
@@ -554,6 +555,12 @@ mc146818_nvram_set(struct mc146818 *r, uint8_t index, uint8_t val)
 
 /* --- State --- */
 
+static bool
+rtc_time_plausible(int64_t t)
+{
+	return t >= -RTC_TIME_MAX && t <= RTC_TIME_MAX;
+}
+
 static int
 rtc_state(void *ctx, struct vm_state *s)
 {
@@ -575,10 +582,14 @@ rtc_state(void *ctx, struct vm_state *s)
 	if (vm_state_loading(s)) {
 		r->base_time = (int64_t)base_time;
 		r->seen_time = (int64_t)seen_time;
-		if (((r->index | r->upper_index) & ~CMOS_INDEX_MASK) != 0 || r->weekday_bias > 6)
+		if (((r->index | r->upper_index) & ~CMOS_INDEX_MASK) != 0 || r->weekday_bias > 6 ||
+		    !rtc_time_plausible(r->base_time) || !rtc_time_plausible(r->seen_time)) {
 			vm_state_reject(s, "mc146818 register out of range");
-		else if (vm_state_error(s) == 0)
-			rtc_irq_update(r);
+			/* What was refused must still be safe to run on. */
+			r->index = r->upper_index = r->weekday_bias = 0;
+			r->base_time = r->seen_time = 0;
+		}
+		rtc_irq_update(r);
 	}
 	return vm_state_end(s);
 }

@@ -635,14 +635,19 @@ static const struct chardev_client uart_chardev_client = {
 
 /* --- State --- */
 
+/* What is refused must still be safe to run on. */
 static void
-uart_state_check(const struct uart *u, struct vm_state *s)
+uart_state_check(struct uart *u, struct vm_state *s)
 {
 	if (u->rx_count > UART_FIFO_SIZE || u->tx_count > UART_FIFO_SIZE ||
 	    u->line_head >= UART_LINE_SIZE || u->line_count > UART_LINE_SIZE ||
 	    (u->ier & ~UART_IER_MASK) != 0 || (u->mcr & ~UART_MCR_MASK) != 0 ||
-	    (u->lsr & ~UART_LSR_ERRORS) != 0)
+	    (u->lsr & ~UART_LSR_ERRORS) != 0) {
 		vm_state_reject(s, "uart register out of range");
+		u->rx_count = u->tx_count = 0;
+		u->line_head = u->line_count = 0;
+		u->ier = u->mcr = u->lsr = 0;
+	}
 }
 
 static int
@@ -667,10 +672,8 @@ uart_state(void *ctx, struct vm_state *s)
 	vm_state_timer(s, u->tx_timer);
 	if (vm_state_loading(s)) {
 		uart_state_check(u, s);
-		if (vm_state_error(s) == 0) {
-			uart_irq_update(u);
-			chardev_resume(u->params.chardev);
-		}
+		uart_irq_update(u);
+		chardev_resume(u->params.chardev);
 	}
 	return vm_state_end(s);
 }
