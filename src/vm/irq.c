@@ -193,7 +193,12 @@ vm_pic_ack(struct vm *vm)
 void
 vm_pic_output(struct vm *vm, bool level)
 {
-	/* INTR is wired to every LINT0; each vCPU's APIC knows whether it listens. */
+	const struct vm_apic_ops *apic = vm->irq->apic;
+
+	if (apic != NULL && apic->lint0 != NULL) {
+		apic->lint0(vm->irq->apic_ctx, level);
+		return;
+	}
 	for (int cpu = 0; level && cpu < vm_vcpus(vm); cpu++)
 		vm_vcpu_kick(vm, cpu);
 }

@@ -41,7 +41,8 @@ struct vm_pic_ops {
 void vm_pic_register(struct vm *vm, const struct vm_pic_ops *ops, void *ctx);
 bool vm_pic_pending(struct vm *vm);
 int vm_pic_ack(struct vm *vm);
-/* The PIC's INTR output changed: kicks the vCPUs that may take it. */
+/* The PIC's INTR output changed: tells the local APICs, or kicks the vCPUs where those are the engine's.
+ * Calls are serialised by the PIC's lock. */
 void vm_pic_output(struct vm *vm, bool level);
 
 /*
@@ -64,6 +65,9 @@ struct vm_apic_ops {
 	int (*mmio_offset)(void *ctx, int cpu, uint64_t gpa);
 	uint32_t (*mmio_read)(void *ctx, int cpu, int off);
 	void (*mmio_write)(void *ctx, int cpu, int off, uint32_t val);
+	/* The 8259's INTR, which is wired to every LINT0, changed. Any thread, the PIC's lock held. NULL:
+	 * every vCPU is kicked when it rises. */
+	void (*lint0)(void *ctx, bool level);
 };
 void vm_apic_register(struct vm *vm, const struct vm_apic_ops *ops, void *ctx);
 
