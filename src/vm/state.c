@@ -114,7 +114,8 @@ vm_state_open(const void *data, size_t len)
 		free(s);
 		return NULL;
 	}
-	memcpy(s->data, data, len);
+	if (len != 0)
+		memcpy(s->data, data, len);
 	s->len = len;
 	s->loading = true;
 	if (len < VM_STATE_MAGIC_SIZE || memcmp(data, VM_STATE_MAGIC, VM_STATE_MAGIC_SIZE) != 0)
