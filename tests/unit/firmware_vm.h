@@ -5,6 +5,7 @@
 #ifndef FIRMWARE_VM_H
 #define FIRMWARE_VM_H
 
+#include "capture.h"
 #include "mock_engine.h"
 
 #include "base/config.h"
@@ -79,38 +80,9 @@ fw_file_create(const void *data, size_t len, char path[FW_PATH_SIZE])
 	return fd;
 }
 
-/* Catches what goes to stderr between the two calls. */
-struct fw_log {
-	int saved, file;
-	char text[4096];
-};
-
-static inline void
-fw_log_begin(struct fw_log *log)
-{
-	fflush(stderr);
-	log->saved = dup(STDERR_FILENO);
-	log->file = memfd_create("log", MFD_CLOEXEC);
-	assert_true(log->saved >= 0 && log->file >= 0);
-	assert_int_equal(dup2(log->file, STDERR_FILENO), STDERR_FILENO);
-}
-
-static inline void
-fw_log_end(struct fw_log *log)
-{
-	ssize_t n;
-
-	fflush(stderr);
-	n = pread(log->file, log->text, sizeof(log->text) - 1, 0);
-	dup2(log->saved, STDERR_FILENO);
-	close(log->saved);
-	close(log->file);
-	log->text[n > 0 ? n : 0] = '\0';
-}
-
 /* One line, and it has these words in it. */
 static inline void
-fw_log_assert(const struct fw_log *log, const char *words)
+fw_log_assert(const struct capture *log, const char *words)
 {
 	const char *newline = strchr(log->text, '\n');
 

@@ -290,16 +290,16 @@ test_lies(void **state)
 		uint8_t *image = image_create64();
 		struct vm *vm = fw_vm_create(MIB(128));
 		struct x86_state s, before;
-		struct fw_log log;
+		struct capture log;
 		int err;
 
 		for (size_t j = 0; j < ARRAY_SIZE(lie[i].change); j++)
 			memcpy(image + lie[i].change[j].off, &lie[i].change[j].val,
 			    lie[i].change[j].size);
 		vm_vcpu_get(vm, 0, &before);
-		fw_log_begin(&log);
+		capture_begin(&log);
 		err = image_boot(vm, image, lie[i].len != 0 ? lie[i].len : IMAGE_SIZE, NULL, "", &s);
-		fw_log_end(&log);
+		capture_end(&log);
 		fw_log_assert(&log, lie[i].words);
 		assert_true(err < 0);
 		assert_memory_equal(&s, &before, sizeof(s));
@@ -316,7 +316,7 @@ test_segments(void **state)
 	Elf64_Ehdr eh;
 	Elf64_Phdr ph;
 	struct x86_state s;
-	struct fw_log log;
+	struct capture log;
 
 	/* 64 segments load, 65 do not. The first is the kernel, the others repeat its last byte. */
 	memcpy(&eh, image, sizeof(eh));
@@ -337,9 +337,9 @@ test_segments(void **state)
 	assert_int_equal(fw_u32(vm, MIB(4) + 64) & 0xff, 0);
 	eh.e_phnum = 66;
 	memcpy(image, &eh, sizeof(eh));
-	fw_log_begin(&log);
+	capture_begin(&log);
 	assert_int_equal(image_boot(vm, image, IMAGE_SIZE, NULL, "", &s), -EINVAL);
-	fw_log_end(&log);
+	capture_end(&log);
 	fw_log_assert(&log, "more than 64 segments");
 	vm_destroy(vm);
 	free(image);
@@ -352,16 +352,16 @@ test_cmdline(void **state)
 	struct vm *vm = fw_vm_create(MIB(128));
 	char *cmdline = malloc(KIB(64) + 1);
 	struct x86_state s;
-	struct fw_log log;
+	struct capture log;
 
 	memset(cmdline, 'x', KIB(64));
 	cmdline[KIB(64)] = '\0';
 	for (int multiboot = 0; multiboot < 2; multiboot++) {
 		if (multiboot)
 			image_make_multiboot(image, 0);
-		fw_log_begin(&log);
+		capture_begin(&log);
 		assert_int_equal(image_boot(vm, image, IMAGE_SIZE, NULL, cmdline, &s), -E2BIG);
-		fw_log_end(&log);
+		capture_end(&log);
 		fw_log_assert(&log, "the command line has 65536 characters");
 	}
 	cmdline[KIB(63)] = '\0';

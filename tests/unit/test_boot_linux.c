@@ -311,16 +311,16 @@ test_lies(void **state)
 		uint8_t *image = image_create(), initrd[INITRD_SIZE] = { 0 };
 		struct vm *vm = fw_vm_create(MIB(128));
 		struct x86_state s, before;
-		struct fw_log log;
+		struct capture log;
 		int err;
 
 		image_set(image, lie[i].change[0]);
 		image_set(image, lie[i].change[1]);
 		vm_vcpu_get(vm, 0, &before);
-		fw_log_begin(&log);
+		capture_begin(&log);
 		err = image_boot(vm, image, lie[i].len != 0 ? lie[i].len : IMAGE_SIZE, initrd,
 		    sizeof(initrd), CMDLINE, &s);
-		fw_log_end(&log);
+		capture_end(&log);
 		fw_log_assert(&log, lie[i].words);
 		assert_non_null(strstr(log.text, "/proc/self/fd/")); /* the culprit */
 		assert_true(err < 0);
@@ -380,13 +380,13 @@ test_files(void **state)
 	};
 	for (size_t i = 0; i < ARRAY_SIZE(file); i++) {
 		struct boot_params p = file[i].p;
-		struct fw_log log;
+		struct capture log;
 		int err;
 
 		p.map = &map;
-		fw_log_begin(&log);
+		capture_begin(&log);
 		err = boot_load(vm, &p, &s);
-		fw_log_end(&log);
+		capture_end(&log);
 		assert_true(err < 0);
 		fw_log_assert(&log, file[i].words);
 	}
@@ -410,15 +410,15 @@ test_initrd_large(void **state)
 	int initrd_fd = fw_file_create("", 0, initrd);
 	struct boot_params p = { .kernel = kernel, .initrd = initrd, .map = &map };
 	struct x86_state s;
-	struct fw_log log;
+	struct capture log;
 
 	e820_init(&map, MIB(128), 0);
 	vm_vcpu_get(vm, 0, &s);
 	for (uint64_t size = MIB(72) + 1; size < GIB(1024); size = size * 9 + 1) {
 		assert_int_equal(ftruncate(initrd_fd, (off_t)size), 0);
-		fw_log_begin(&log);
+		capture_begin(&log);
 		assert_int_equal(boot_load(vm, &p, &s), -ENOSPC);
-		fw_log_end(&log);
+		capture_end(&log);
 		fw_log_assert(&log, "does not fit the guest's memory: 73728 KiB are free");
 	}
 	assert_int_equal(ftruncate(initrd_fd, MIB(72)), 0);

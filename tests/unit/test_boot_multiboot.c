@@ -108,15 +108,15 @@ test_search(void **state)
 		struct vm *vm = fw_vm_create(MIB(16));
 		struct header h = sound;
 		struct x86_state s;
-		struct fw_log log;
+		struct capture log;
 		int err;
 
 		h.header_addr = LOAD + 0x20;
 		h.load_end_addr = 0;
 		image_make(image, h, place[i].off);
-		fw_log_begin(&log);
+		capture_begin(&log);
 		err = image_boot(vm, image, IMAGE_SIZE, &s);
-		fw_log_end(&log);
+		capture_end(&log);
 		assert_int_equal(err == 0, place[i].found);
 		if (!place[i].found)
 			fw_log_assert(&log, "not a kernel");
@@ -157,13 +157,13 @@ test_lies(void **state)
 	for (size_t i = 0; i < ARRAY_SIZE(lie); i++) {
 		struct vm *vm = fw_vm_create(MIB(16));
 		struct x86_state s;
-		struct fw_log log;
+		struct capture log;
 		int err;
 
 		image_make(image, lie[i].h, HEADER_OFFSET);
-		fw_log_begin(&log);
+		capture_begin(&log);
 		err = image_boot(vm, image, lie[i].len != 0 ? lie[i].len : IMAGE_SIZE, &s);
-		fw_log_end(&log);
+		capture_end(&log);
 		fw_log_assert(&log, lie[i].words);
 		assert_true(err < 0);
 		vm_destroy(vm);
@@ -178,13 +178,13 @@ test_video(void **state)
 	struct vm *vm = fw_vm_create(MIB(16));
 	struct header h = sound;
 	struct x86_state s;
-	struct fw_log log;
+	struct capture log;
 
 	h.flags |= BIT(2);
 	image_make(image, h, HEADER_OFFSET);
-	fw_log_begin(&log);
+	capture_begin(&log);
 	assert_int_equal(image_boot(vm, image, IMAGE_SIZE, &s), 0);
-	fw_log_end(&log);
+	capture_end(&log);
 	fw_log_assert(&log, "asks for a video mode");
 	assert_int_equal(fw_u32(vm, s.gpr[X86_RBX]) & BIT(12), 0);
 	vm_destroy(vm);
@@ -197,12 +197,12 @@ test_memory(void **state)
 	static uint8_t image[IMAGE_SIZE];
 	struct vm *vm = fw_vm_create(MIB(1));
 	struct x86_state s;
-	struct fw_log log;
+	struct capture log;
 
 	image_make(image, sound, HEADER_OFFSET);
-	fw_log_begin(&log);
+	capture_begin(&log);
 	assert_int_equal(image_boot(vm, image, IMAGE_SIZE, &s), -ENOSPC);
-	fw_log_end(&log);
+	capture_end(&log);
 	fw_log_assert(&log, "more than 1 MiB");
 	vm_destroy(vm);
 }

@@ -195,12 +195,12 @@ test_uuid(void **state)
 	assert_memory_equal(t->at[1].p + 8, right, 16);
 
 	for (size_t i = 0; i < ARRAY_SIZE(wrong); i++) {
-		struct fw_log log;
+		struct capture log;
 
 		config_set(config, "uuid", wrong[i]);
-		fw_log_begin(&log);
+		capture_begin(&log);
 		assert_int_equal(smbios_build(vm), -EINVAL);
-		fw_log_end(&log);
+		capture_end(&log);
 		fw_log_assert(&log, "is not a UUID");
 	}
 	vm_destroy(vm);
@@ -263,14 +263,14 @@ test_too_long(void **state)
 	struct config *config = config_create();
 	struct vm *vm = fw_vm_create_topo(MIB(16), (struct x86_topology){ 1, 1, 1 }, config);
 	char *text = malloc(8192);
-	struct fw_log log;
+	struct capture log;
 
 	memset(text, 'x', 8191);
 	text[8191] = '\0';
 	config_set(config, "board.location", text);
-	fw_log_begin(&log);
+	capture_begin(&log);
 	assert_int_equal(smbios_build(vm), -ENOSPC);
-	fw_log_end(&log);
+	capture_end(&log);
 	fw_log_assert(&log, "the tables do not fit");
 	text[4000] = '\0';
 	config_set(config, "board.location", text);
