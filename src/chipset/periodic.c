@@ -13,7 +13,9 @@ periodic_take(struct periodic *p, uint64_t now, uint64_t gap, uint64_t backlog, 
 		*wake = p->next;
 		return false;
 	}
-	p->next += p->period;
+	/* Hundreds of years from now is never. */
+	if (__builtin_add_overflow(p->next, p->period, &p->next))
+		p->next = UINT64_MAX;
 	if (p->next <= now) {
 		behind = now - p->next;
 		if (p->period / 2 < gap)
