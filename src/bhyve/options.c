@@ -10,6 +10,7 @@
 #include "base/config.h"
 #include "base/log.h"
 #include "bhyve/devices.h"
+#include "bhyve/vars.h"
 #include "bhyve/version.h"
 
 #include <errno.h>
@@ -37,9 +38,10 @@ struct options_given {
 struct options_entry {
 	char letter;
 	const char *form; /* of the argument; NULL: the option takes none */
-	/* Simple options set a variable to value, or to the argument where value is NULL. */
+	/* Simple options set a variable to value, or to the argument where value is NULL. Others have
+	 * parse() and name one of the variables that they set. */
 	const char *var, *value;
-	int (*parse)(struct options_given *g, const char *arg); /* all others */
+	int (*parse)(struct options_given *g, const char *arg);
 	const char *help;
 };
 
@@ -62,16 +64,17 @@ static const struct options_entry options_table[] = {
 	    "number of virtual CPUs and their topology" },
 	{ 'D', NULL, "destroy_on_poweroff", "true", NULL, "destroy the VM when it powers off" },
 	{ 'e', NULL, "x86.strictio", "true", NULL, "exit on access to an I/O port nobody emulates" },
-	{ 'f', "name,string=text or name,file=path", NULL, NULL, options_fwcfg_file,
+	{ 'f', "name,string=text or name,file=path", "fwcfg.file.0.name", NULL, options_fwcfg_file,
 	    "add a file to the fw_cfg interface" },
-	{ 'G', "[w][address:]port", NULL, NULL, options_gdb, "start a debug server; w waits for it" },
+	{ 'G', "[w][address:]port", "gdb.port", NULL, options_gdb,
+	    "start a debug server; w waits for a debugger" },
 	{ 'H', NULL, "x86.vmexit_on_hlt", "true", NULL, "give the host CPU away on HLT" },
 	{ 'h', NULL, NULL, NULL, options_help, "print this help" },
 	{ 'K', "layout", "keyboard.layout", NULL, NULL, "keyboard layout" },
 	{ 'k', "file", NULL, NULL, options_config_file, "set variables from a file" },
 	{ 'l', "device[,conf] or help", NULL, NULL, options_lpc, "configure a device on the ISA bus" },
 	{ 'm', "size[K|M|G|T]", "memory.size", NULL, NULL, "guest memory, in MiB without a suffix" },
-	{ 'n', "id=N[,size=size][,cpus=list][,domain_policy=policy]", NULL, NULL, options_numa,
+	{ 'n', "id=N[,size=size][,cpus=list][,domain_policy=policy]", "domains.0.size", NULL, options_numa,
 	    "configure a NUMA domain" },
 	{ 'o', "variable=value", NULL, NULL, options_variable, "set a variable" },
 	{ 'P', NULL, "x86.vmexit_on_pause", "true", NULL, "leave the guest on PAUSE" },
@@ -659,11 +662,11 @@ options_print_help(FILE *out)
 		     "usage: " OPTIONS_USAGE "\n");
 	for (size_t i = 0; i < ARRAY_SIZE(options_table); i++) {
 		const struct options_entry *e = &options_table[i];
+		const struct var *var = e->var != NULL ? vars_find(e->var) : NULL;
 
-		if (e->form == NULL)
-			fprintf(out, "  -%c  %s\n", e->letter, e->help);
-		else
-			fprintf(out, "  -%c %s\n      %s\n", e->letter, e->form, e->help);
+		fprintf(out, "  -%c %s%s%s%s\n", e->letter, e->form != NULL ? e->form : "",
+		    e->form != NULL ? "\n      " : " ", e->help,
+		    var != NULL && var->missing != NULL ? " (not available yet)" : "");
 	}
 	fprintf(out, "  --version  print the version\n"
 		     "See bhyve(8), and bhyve_config(5) for the variables that -o and -k set.\n");
@@ -672,10 +675,15 @@ options_print_help(FILE *out)
 void
 options_print_pci(FILE *out)
 {
+	bool any = false;
+
 	for (const struct devices_pci *d = devices_pci; d->name != NULL; d++) {
+		any = any || d->available;
 		if (d->available)
 			fprintf(out, "%-15s %s\n", d->name, d->what);
 	}
+	if (!any)
+		fprintf(out, "No PCI device is available yet.\n");
 }
 
 void

@@ -1,0 +1,308 @@
+/*
+ * Assembling the machine.
+ *
+ * Everything is made in one order and taken apart in the reverse one; what was not made is NULL, and
+ * destroying that is fine. So there is one way out, whatever went wrong.
+ */
+#include "bhyve/machine.h"
+
+#include "base/config.h"
+#include "base/log.h"
+#include "bhyve/lifecycle.h"
+#include "bhyve/vars.h"
+#include "chardev/chardev.h"
+#include "chipset/acpi_pm.h"
+#include "chipset/i8042.h"
+#include "chipset/mc146818.h"
+#include "chipset/reset.h"
+#include "chipset/testdev.h"
+#include "chipset/uart.h"
+#include "firmware/acpi.h"
+#include "firmware/boot.h"
+#include "firmware/e820.h"
+#include "firmware/mptable.h"
+#include "firmware/smbios.h"
+#include "vm/bus.h"
+#include "vm/mem.h"
+#include "vm/vm.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#define MACHINE_PORTS 0x10000u
+
+struct machine {
+	const struct config *config;
+	struct vm *vm;
+	struct lifecycle *lifecycle;
+
+	struct mc146818 *rtc;
+	struct acpi_pm *acpi_pm;
+	struct i8042 *i8042;
+	struct reset *reset;
+	struct testdev *testdev;
+	struct chardev *line[UART_COM_COUNT];
+	struct uart *uart[UART_COM_COUNT];
+
+	struct acpi_device com[UART_COM_COUNT]; /* the serial ports that exist */
+	int coms;
+};
+
+/* --- Engine, memory, processors --- */
+
+static int
+machine_vm_create(struct machine *m)
+{
+	const struct config *config = m->config;
+	struct vm_params params = {
+		.name = config_get(config, "name"),
+		.config = config,
+		.wire_memory = config_get_bool_default(config, "memory.wired", false),
+		.core_memory = config_get_bool_default(config, "memory.guest_in_core", false),
+	};
+	char why[160];
+	int err;
+
+	err = vars_memory(config, &params.memory);
+	if (err == 0)
+		err = vars_topology(config, &params.topo);
+	if (err != 0)
+		return err;
+	err = engine_choose(config_get_default(config, "engine", "auto"), &params.engine, why,
+	    sizeof(why));
+	if (err != 0) {
+		log_error("engine", "%s", why);
+		return err;
+	}
+	err = vm_create(&params, &m->vm);
+	if (err == 0)
+		log_info("engine", "%s", why);
+	return err;
+}
+
+/* --- Chips --- */
+
+static int
+machine_chipset_create(struct machine *m)
+{
+	const struct mc146818_params rtc = {
+		.local_time = config_get_bool_default(m->config, "rtc.use_localtime", true),
+	};
+	struct vm *vm = m->vm;
+	int err;
+
+	err = mc146818_create(vm, &rtc, &m->rtc);
+	if (err == 0)
+		err = acpi_pm_create(vm, &m->acpi_pm);
+	if (err == 0)
+		err = i8042_create(vm, &m->i8042);
+	if (err == 0)
+		err = reset_create(vm, &m->reset);
+	if (err == 0 && config_get_bool_default(m->config, "lpc.pc-testdev", false))
+		err = testdev_create(vm, &m->testdev);
+	if (err != 0)
+		log_error("chipset", "cannot be made: %s", strerror(-err));
+	return err;
+}
+
+static void
+machine_chipset_destroy(struct machine *m)
+{
+	testdev_destroy(m->testdev);
+	reset_destroy(m->reset);
+	i8042_destroy(m->i8042);
+	acpi_pm_destroy(m->acpi_pm);
+	mc146818_destroy(m->rtc);
+}
+
+/* --- Serial ports --- */
+
+static int
+machine_com_create(struct machine *m, int i)
+{
+	static const char *const names[UART_COM_COUNT] = { "COM1", "COM2", "COM3", "COM4" };
+	struct uart_params params = uart_com[i];
+	char path[32];
+	const char *line;
+	int err;
+
+	snprintf(path, sizeof(path), "lpc.com%d.path", i + 1);
+	line = config_get(m->config, path);
+	if (line == NULL)
+		return 0;
+	/* Without a line the port is there and unconnected. */
+	if (line[0] != '\0') {
+		err = chardev_open(vm_loop(m->vm), line, path, &m->line[i]);
+		if (err != 0)
+			return err;
+	}
+	params.chardev = m->line[i];
+	err = uart_create(m->vm, &params, &m->uart[i]);
+	if (err != 0) {
+		log_error(params.name, "cannot be made: %s", strerror(-err));
+		return err;
+	}
+	m->com[m->coms++] = (struct acpi_device){
+		.name = names[i],
+		.hid = "PNP0501",
+		.uid = i + 1,
+		.res = { ACPI_IO(params.base, 8), ACPI_IRQ(params.irq) },
+	};
+	return 0;
+}
+
+static int
+machine_serial_create(struct machine *m)
+{
+	int err = 0;
+
+	for (int i = 0; err == 0 && i < UART_COM_COUNT; i++)
+		err = machine_com_create(m, i);
+	return err;
+}
+
+static void
+machine_serial_destroy(struct machine *m)
+{
+	for (int i = UART_COM_COUNT - 1; i >= 0; i--) {
+		chardev_drain(m->line[i]);
+		uart_destroy(m->uart[i]);
+		chardev_close(m->line[i]);
+	}
+}
+
+/* --- -e: what to do about ports that nobody answers --- */
+
+static uint64_t
+machine_unclaimed_read(void *ctx, uint64_t port, int size)
+{
+	log_error("x86.strictio (-e)", "the guest read I/O port 0x%x, which is not emulated",
+	    (unsigned)port);
+	vm_shutdown(ctx, VM_EXIT_ERROR);
+	return UINT64_MAX;
+}
+
+static void
+machine_unclaimed_write(void *ctx, uint64_t port, int size, uint64_t val)
+{
+	log_error("x86.strictio (-e)", "the guest wrote 0x%x to I/O port 0x%x, which is not emulated",
+	    (unsigned)val, (unsigned)port);
+	vm_shutdown(ctx, VM_EXIT_ERROR);
+}
+
+/* Every port that has no range so far gets one. It lies in the background, so that devices whose ports
+ * the guest moves can still claim them. */
+static int
+machine_strictio_create(struct machine *m)
+{
+	static const struct vm_range_ops ops = { .name = "unclaimed port",
+		.read = machine_unclaimed_read, .write = machine_unclaimed_write, .min_size = 1,
+		.max_size = 4 };
+	struct vm_range range = { .ops = &ops, .ctx = m->vm, .space = VM_PIO, .background = true };
+	int err = 0;
+
+	if (!config_get_bool_default(m->config, "x86.strictio", false))
+		return 0;
+	for (unsigned port = 0; err == 0 && port <= MACHINE_PORTS; port++) {
+		if (port < MACHINE_PORTS && vm_range_find(m->vm, VM_PIO, port) == NULL) {
+			range.size++;
+			continue;
+		}
+		if (range.size != 0)
+			err = vm_range_add(m->vm, &range);
+		range.base = port + 1;
+		range.size = 0;
+	}
+	if (err != 0)
+		log_error("x86.strictio (-e)", "cannot be set up: %s", strerror(-err));
+	return err;
+}
+
+/* --- Firmware --- */
+
+static void
+machine_acpi_params(const struct machine *m, struct acpi_params *p)
+{
+	acpi_params_init(p);
+	p->devices = m->com;
+	p->device_count = m->coms;
+}
+
+/* Writes the tables a guest finds at power-on; *rsdp is 0 without ACPI. */
+static int
+machine_tables_build(struct machine *m, uint64_t *rsdp)
+{
+	struct acpi_params acpi;
+	int err = 0;
+
+	machine_acpi_params(m, &acpi);
+	*rsdp = 0;
+	if (config_get_bool_default(m->config, "acpi_tables", true))
+		err = acpi_build(m->vm, &acpi, rsdp);
+	if (err == 0 && config_get_bool_default(m->config, "x86.mptable", true))
+		err = mptable_build(m->vm, &acpi);
+	return err == 0 ? smbios_build(m->vm) : err;
+}
+
+static int
+machine_boot(struct machine *m)
+{
+	struct e820_map map;
+	struct boot_params boot = {
+		.kernel = config_get(m->config, "boot.kernel"),
+		.initrd = config_get(m->config, "boot.initrd"),
+		.cmdline = config_get(m->config, "boot.cmdline"),
+		.map = &map,
+	};
+	struct x86_state bsp;
+	int err;
+
+	err = machine_tables_build(m, &boot.rsdp);
+	if (err != 0)
+		return err;
+	e820_init(&map, vm_mem_low(m->vm), vm_mem_high(m->vm));
+	vm_vcpu_get(m->vm, 0, &bsp);
+	err = boot_load(m->vm, &boot, &bsp);
+	if (err != 0)
+		return err;
+	err = vm_vcpu_set(m->vm, 0, &bsp);
+	if (err != 0)
+		log_error(boot.kernel, "the processor cannot start in the state the kernel asks for");
+	return err;
+}
+
+/* --- The whole --- */
+
+static int
+machine_create(struct machine *m)
+{
+	static int (*const parts[])(struct machine *m) = { machine_vm_create, machine_chipset_create,
+		machine_serial_create, machine_strictio_create, machine_boot };
+	int err = 0;
+
+	for (size_t i = 0; err == 0 && i < ARRAY_SIZE(parts); i++)
+		err = parts[i](m);
+	return err == 0 ? lifecycle_create(m->vm, &m->lifecycle) : err;
+}
+
+static void
+machine_destroy(struct machine *m)
+{
+	lifecycle_destroy(m->lifecycle);
+	machine_serial_destroy(m);
+	machine_chipset_destroy(m);
+	vm_destroy(m->vm);
+}
+
+int
+machine_run(const struct config *config)
+{
+	struct machine m = { .config = config };
+	int status = VM_EXIT_ERROR;
+
+	if (machine_create(&m) == 0)
+		status = (int)vm_run(m.vm);
+	machine_destroy(&m);
+	return status;
+}
