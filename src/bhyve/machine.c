@@ -13,6 +13,10 @@
 #include "chardev/chardev.h"
 #include "chipset/acpi_pm.h"
 #include "chipset/i8042.h"
+#include "chipset/i8254.h"
+#include "chipset/i8259.h"
+#include "chipset/ioapic.h"
+#include "chipset/lapic.h"
 #include "chipset/mc146818.h"
 #include "chipset/reset.h"
 #include "chipset/testdev.h"
@@ -37,6 +41,10 @@ struct machine {
 	struct vm *vm;
 	struct lifecycle *lifecycle;
 
+	struct lapic *lapic; /* NULL when the engine brings its own */
+	struct ioapic *ioapic;
+	struct i8259 *i8259;
+	struct i8254 *i8254;
 	struct mc146818 *rtc;
 	struct acpi_pm *acpi_pm;
 	struct i8042 *i8042;
@@ -84,6 +92,19 @@ machine_vm_create(struct machine *m)
 /* --- Chips --- */
 
 static int
+machine_lapic_create(struct machine *m)
+{
+	int err;
+
+	if (vm_engine(m->vm, NULL)->msi != NULL)
+		return 0;
+	err = lapic_create(m->vm, &m->lapic);
+	if (err == 0)
+		lapic_virtual_wire(m->lapic);
+	return err;
+}
+
+static int
 machine_chipset_create(struct machine *m)
 {
 	const struct mc146818_params rtc = {
@@ -92,7 +113,15 @@ machine_chipset_create(struct machine *m)
 	struct vm *vm = m->vm;
 	int err;
 
-	err = mc146818_create(vm, &rtc, &m->rtc);
+	err = machine_lapic_create(m);
+	if (err == 0)
+		err = ioapic_create(vm, &m->ioapic);
+	if (err == 0)
+		err = i8259_create(vm, &m->i8259);
+	if (err == 0)
+		err = i8254_create(vm, &m->i8254);
+	if (err == 0)
+		err = mc146818_create(vm, &rtc, &m->rtc);
 	if (err == 0)
 		err = acpi_pm_create(vm, &m->acpi_pm);
 	if (err == 0)
@@ -114,6 +143,10 @@ machine_chipset_destroy(struct machine *m)
 	i8042_destroy(m->i8042);
 	acpi_pm_destroy(m->acpi_pm);
 	mc146818_destroy(m->rtc);
+	i8254_destroy(m->i8254);
+	i8259_destroy(m->i8259);
+	ioapic_destroy(m->ioapic);
+	lapic_destroy(m->lapic);
 }
 
 /* --- Serial ports --- */
@@ -221,22 +254,18 @@ machine_strictio_create(struct machine *m)
 
 /* --- Firmware --- */
 
-static void
-machine_acpi_params(const struct machine *m, struct acpi_params *p)
-{
-	acpi_params_init(p);
-	p->devices = m->com;
-	p->device_count = m->coms;
-}
-
 /* Writes the tables a guest finds at power-on; *rsdp is 0 without ACPI. */
 static int
 machine_tables_build(struct machine *m, uint64_t *rsdp)
 {
-	struct acpi_params acpi;
+	const struct acpi_params acpi = {
+		.i8042 = true,
+		.ioapic_id = IOAPIC_ID,
+		.devices = m->com,
+		.device_count = m->coms,
+	};
 	int err = 0;
 
-	machine_acpi_params(m, &acpi);
 	*rsdp = 0;
 	if (config_get_bool_default(m->config, "acpi_tables", true))
 		err = acpi_build(m->vm, &acpi, rsdp);
