@@ -33,7 +33,7 @@ void boot_file_close(struct boot_file *f); /* fine when not open */
  * fails, after one line that names what. */
 int boot_file_read(const struct boot_file *f, uint64_t off, void *buf, uint64_t len,
     const char *what);
-/* The same, to guest memory. The range must be RAM. */
+/* The same, to guest RAM below 4 GiB; -EFAULT when the range is not. */
 int boot_file_load(const struct boot_file *f, struct vm *vm, uint64_t off, uint64_t gpa,
     uint64_t len, const char *what);
 
