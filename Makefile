@@ -25,7 +25,7 @@ endif
 # The software CPU keeps the guest's vector and x87 registers in the host's own while it runs, so
 # its code must not touch them, nor call what does (see src/engine/bt/bt.h).
 # No loop of its own may become a memcpy() either; each compiler has its own word for that.
-BT_CFLAGS := -mgeneral-regs-only -fno-stack-protector \
+BT_CFLAGS := -mgeneral-regs-only -mno-red-zone -fno-stack-protector \
 	$(if $(findstring clang,$(CC)),-fno-builtin,-fno-tree-loop-distribute-patterns)
 
 SRCS := $(sort $(wildcard src/*/*.c src/*/*/*.c))

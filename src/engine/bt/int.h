@@ -27,6 +27,10 @@
 /* Its beginning where carry goes in: [f] holds cpu->fl. */
 #define BT_ASM_CARRY "btl $8, %k[f]\n\t"
 
+/* Its beginning where flags must come out as they went in unless the instruction sets them: ADD makes OF of
+ * fl's bit 0, SAHF the rest of its upper byte. */
+#define BT_ASM_LOAD_FL "movl %k[f], %%eax\n\taddb $0x7f, %%al\n\tsahf\n\t"
+
 /* 0 to 3 for 1, 2, 4, 8 bytes: the index into tables of handlers. */
 static inline int
 bt_size_index(int size)
