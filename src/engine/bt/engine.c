@@ -320,7 +320,7 @@ bt_state_valid(const struct bt_vm *vm, const struct x86_state *s)
 
 	if (!bt_state_control_valid(s) || !bt_state_canonical(s))
 		return false;
-	if (!(s->xcr0 & X86_XCR0_X87) || (s->xcr0 & ~x86_cpuid_xcr0(vm->cpuid)))
+	if (!(s->xcr0 & X86_XCR0_X87) || (s->xcr0 & ~(x86_cpuid_xcr0(vm->cpuid) | X86_XCR0_X87)))
 		return false;
 	if ((s->xcr0 & X86_XCR0_AVX) && !(s->xcr0 & X86_XCR0_SSE))
 		return false;
