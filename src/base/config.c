@@ -1,10 +1,10 @@
 /*
  * The tree of configuration variables, bhyve_config(5).
  *
- * Nodes and values are the same struct, so that both know their path and keep the order in which they
- * were set. A value's %(name) references are expanded at each reading, against what the referenced
- * variables hold then; expansions are kept with the value, because the strings handed out must live as
- * long as it does.
+ * Nodes and values are the same struct, so that both know their path and keep the order in which
+ * they were set. A value's %(name) references are expanded at each reading, against what the
+ * referenced variables hold then; expansions are kept with the value, because the strings handed
+ * out must live as long as it does.
  */
 #include "base/config.h"
 #include "base/bits.h"
@@ -228,7 +228,8 @@ config_expand_reference(const struct config *root, const char *p, const char **e
 	return config_expand(var, nesting, out);
 }
 
-/* Appends var's expanded value to out. False when a variable refers to itself or memory runs out. */
+/* Appends var's expanded value to out. False when a variable refers to itself or memory runs
+ * out. */
 static bool
 config_expand(const struct config *var, const struct config_nesting *outer, struct config_buf *out)
 {
@@ -257,8 +258,8 @@ config_expand(const struct config *var, const struct config_nesting *outer, stru
 	return !out->failed;
 }
 
-/* Keeps text with its variable and returns the kept string. Readers on other threads may do the same
- * at the same time. */
+/* Keeps text with its variable and returns the kept string. Readers on other threads may do the
+ * same at the same time. */
 static const char *
 config_text_keep(struct config *var, const char *text)
 {

@@ -2,8 +2,8 @@
  * Messages to the person who runs the VM.
  *
  * A message is put together in one buffer and leaves in one write(), so that lines of different
- * threads do not mix. Names and texts may come from a guest or a file: control characters in them are
- * replaced, so that nobody can play tricks on the terminal.
+ * threads do not mix. Names and texts may come from a guest or a file: control characters in them
+ * are replaced, so that nobody can play tricks on the terminal.
  */
 #include "base/log.h"
 #include "base/bits.h"

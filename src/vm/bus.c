@@ -5,10 +5,10 @@
  * background ranges; ranges of one array never overlap, so a binary search finds the one. The range
  * found is copied and the lock let go before its handler runs: handlers may add and remove ranges.
  *
- * Each vCPU remembers the last range of each space it reached, and the last page of MMIO space that no
- * range touches (its local APIC's, usually), together with the bus's generation, which every change
- * of the bus raises. So the usual access takes no lock, and an access that begins after a change was
- * made visible to the vCPU never uses what was remembered before.
+ * Each vCPU remembers the last range of each space it reached, and the last page of MMIO space that
+ * no range touches (its local APIC's, usually), together with the bus's generation, which every
+ * change of the bus raises. So the usual access takes no lock, and an access that begins after a
+ * change was made visible to the vCPU never uses what was remembered before.
  */
 #include "vm/bus.h"
 #include "vm/private.h"
@@ -61,8 +61,8 @@ struct vm_bus {
 #define VM_BUS_PORT_BACKGROUND BIT(15)
 static_assert(VM_BUS_RANGES < VM_BUS_PORT_BACKGROUND, "indexes fit beside the flag");
 
-/* What answers at an address, and for how many bytes from there on that is so (at least 1; at least 8
- * unless something else begins earlier). */
+/* What answers at an address, and for how many bytes from there on that is so (at least 1; at least
+ * 8 unless something else begins earlier). */
 struct vm_bus_hit {
 	struct vm_range range; /* ops NULL: nothing */
 	bool background;
@@ -302,7 +302,9 @@ vm_bus_find(struct vm_bus *bus, struct vm_bus_cache *cache, enum vm_space space,
 	pthread_rwlock_rdlock(&bus->lock);
 	generation = atomic_load_explicit(&bus->generation, memory_order_relaxed);
 	if (cache != NULL && cache->generation != generation) {
-		*cache = (struct vm_bus_cache){ .generation = generation, .empty_page = UINT64_MAX };
+		*cache = (struct vm_bus_cache){
+			.generation = generation, .empty_page = UINT64_MAX
+		};
 	}
 	if (space == VM_PIO)
 		vm_bus_find_port(bus, addr, hit);
@@ -358,14 +360,15 @@ static uint64_t
 vm_bus_range_read(const struct vm_range *range, uint64_t off, int size)
 {
 	int min = MAX(range->ops->min_size, 1);
-	uint64_t start;
+	uint64_t start, whole;
 
 	if (range->ops->read == NULL)
 		return vm_bus_mask(size);
 	if (size >= min)
 		return range->ops->read(range->ctx, off, size) & vm_bus_mask(size);
 	start = ALIGN_DOWN(off, (uint64_t)min);
-	return (range->ops->read(range->ctx, start, min) >> (8 * (off - start))) & vm_bus_mask(size);
+	whole = range->ops->read(range->ctx, start, min);
+	return (whole >> (8 * (off - start))) & vm_bus_mask(size);
 }
 
 static void
@@ -389,7 +392,7 @@ vm_bus_range_write(const struct vm_range *range, uint64_t off, int size, uint64_
 	range->ops->write(range->ctx, start, min, whole);
 }
 
-/* --- The local APIC's page: a range of 32-bit registers that is a different one for each vCPU --- */
+/* --- The local APIC's page: a range of 32-bit registers, another one for each vCPU --- */
 
 struct vm_bus_apic {
 	const struct vm_apic_ops *ops;
@@ -418,7 +421,9 @@ static bool
 vm_bus_find_apic(struct vm *vm, int cpu, uint64_t addr, struct vm_bus_apic *apic,
     struct vm_bus_hit *hit)
 {
-	static const struct vm_range_ops ops = { "lapic", vm_bus_apic_read, vm_bus_apic_write, 4, 4 };
+	static const struct vm_range_ops ops = {
+		"lapic", vm_bus_apic_read, vm_bus_apic_write, 4, 4
+	};
 	int off;
 
 	if (cpu < 0)
@@ -612,8 +617,9 @@ vm_bus_write_as(struct vm *vm, int cpu, enum vm_space space, uint64_t addr, int 
 		uint64_t at = addr + (unsigned)done;
 
 		chunk = vm_bus_step(vm, cpu, space, at, size - done, &apic, &hit);
-		if (hit.range.ops != NULL)
-			vm_bus_range_write(&hit.range, at - hit.range.base, chunk, val >> (8 * done));
+		if (hit.range.ops == NULL)
+			continue;
+		vm_bus_range_write(&hit.range, at - hit.range.base, chunk, val >> (8 * done));
 	}
 }
 

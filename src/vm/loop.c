@@ -1,6 +1,6 @@
 /*
- * The event loop: epoll for file descriptors, one timerfd for the earliest of all timers, one eventfd
- * to be woken for deferred calls and the end.
+ * The event loop: epoll for file descriptors, one timerfd for the earliest of all timers, one
+ * eventfd to be woken for deferred calls and the end.
  *
  * The timerfd may be set earlier than the first timer, never later: arming touches it only when a
  * timer becomes the earliest, and a wake-up that finds nothing due sets it right. So a device that
@@ -65,8 +65,8 @@ struct vm_loop {
 	size_t timers, created; /* armed; room for each timer there is */
 	uint64_t timer_set; /* what timer_fd is set to, on the VM's clock */
 
-	/* The VM's clock. Running: 2 * (CLOCK_MONOTONIC - clock); paused: 2 * clock + 1. One word, so that
-	 * readers need no lock. */
+	/* The VM's clock. Running: 2 * (CLOCK_MONOTONIC - clock); paused: 2 * clock + 1. One word,
+	 * so that readers need no lock. */
 	_Atomic int64_t clock;
 };
 
@@ -108,7 +108,8 @@ vm_clock_paused(const struct vm_loop *loop)
 
 /* --- Timers --- */
 
-/* Sets the timerfd for the earliest timer, if that is earlier than what it is set to or if exactly. */
+/* Sets the timerfd for the earliest timer, if that is earlier than what it is set to or if
+ * exactly. */
 static void
 vm_loop_timer_program(struct vm_loop *loop, bool exactly)
 {
@@ -124,7 +125,8 @@ vm_loop_timer_program(struct vm_loop *loop, bool exactly)
 	if (deadline != VM_LOOP_NEVER) {
 		int64_t offset = atomic_load(&loop->clock) >> 1;
 
-		/* 0 would disarm it. A deadline before the clock's zero or after its end is now or never. */
+		/* 0 would disarm it. A deadline before the clock's zero or after its end is now or
+		 * never. */
 		if (__builtin_add_overflow(deadline, offset, &mono))
 			mono = offset < 0 ? 1 : INT64_MAX;
 		mono = MAX(MIN(mono, INT64_MAX), 1);
@@ -154,7 +156,8 @@ vm_loop_heap_sift(struct vm_loop *loop, size_t i)
 	while (i * 2 <= loop->timers) {
 		size_t child = i * 2;
 
-		if (child < loop->timers && loop->heap[child + 1]->deadline < loop->heap[child]->deadline)
+		if (child < loop->timers &&
+		    loop->heap[child + 1]->deadline < loop->heap[child]->deadline)
 			child++;
 		if (loop->heap[child]->deadline >= t->deadline)
 			break;
@@ -451,7 +454,8 @@ vm_loop_run_always(struct vm_loop *loop)
 static uint32_t
 vm_fd_epoll_events(unsigned events)
 {
-	return (events & VM_FD_READ ? EPOLLIN | EPOLLRDHUP : 0) | (events & VM_FD_WRITE ? EPOLLOUT : 0);
+	return (events & VM_FD_READ ? EPOLLIN | EPOLLRDHUP : 0) |
+	    (events & VM_FD_WRITE ? EPOLLOUT : 0);
 }
 
 struct vm_fd *

@@ -1,6 +1,6 @@
 /*
- * What the engine asks of the machine while a vCPU runs: forwarded to the bus, the local APICs and, on
- * a machine without local APICs, to the 8259 pair, whose INTR is then wired to vCPU 0 itself.
+ * What the engine asks of the machine while a vCPU runs: forwarded to the bus, the local APICs and,
+ * on a machine without local APICs, to the 8259 pair, whose INTR is then wired to vCPU 0 itself.
  */
 #include "vm/private.h"
 

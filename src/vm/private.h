@@ -32,8 +32,9 @@ struct vm {
 	_Atomic int exit; /* enum vm_exit once vm_shutdown() was called, else -1 */
 };
 
-/* Each part: create returns 0 or -errno (after one line to the user where a limit of the host or the
- * configuration is the cause) and sets its pointer in vm; destroy takes a part that was never made. */
+/* Each part: create returns 0 or -errno (after one line to the user where a limit of the host or
+ * the configuration is the cause) and sets its pointer in vm; destroy takes a part that was never
+ * made. */
 int vm_mem_create(struct vm *vm);
 void vm_mem_destroy(struct vm *vm);
 int vm_bus_create(struct vm *vm);
@@ -49,7 +50,8 @@ void vm_vcpus_destroy(struct vm *vm);
 
 /* Checks the size the user asked for against the host, before anything is made. */
 int vm_mem_check(const struct vm_params *params);
-/* Reads RAM or a ROM, what a vCPU's load reaches without the bus; false when any byte is outside. */
+/* Reads RAM or a ROM, what a vCPU's load reaches without the bus; false when any byte is
+ * outside. */
 bool vm_mem_load(struct vm *vm, uint64_t gpa, void *buf, uint64_t len);
 
 /* An access by vCPU cpu, whose last-hit cache is used; -1: by nobody. */

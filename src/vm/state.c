@@ -27,7 +27,8 @@ struct vm_state {
 	uint8_t *data;
 	size_t len, room;
 	size_t pos; /* loading: the next byte */
-	size_t end; /* loading: the current section's end; saving: where its length stands; 0: none */
+	/* Loading: the current section's end; saving: where its length stands; 0: none. */
+	size_t end;
 	char section[256]; /* the current section's name, for messages */
 };
 
@@ -266,8 +267,8 @@ vm_state_find_section(struct vm_state *s, int instance, int version)
 		return version;
 	}
 	if (found_version == 0 || found_version > (uint32_t)version) {
-		log_error("saved state", "%s has version %u, this program knows up to %d", s->section,
-		    found_version, version);
+		log_error("saved state", "%s has version %u, this program knows up to %d",
+		    s->section, found_version, version);
 		vm_state_fail(s, -ENOTSUP);
 		return version;
 	}

@@ -1,6 +1,6 @@
 /*
- * The vCPUs: a thread each, which runs the engine, waits while there is nothing to run, and does what
- * other vCPUs ask of it (INIT, start-up).
+ * The vCPUs: a thread each, which runs the engine, waits while there is nothing to run, and does
+ * what other vCPUs ask of it (INIT, start-up).
  *
  * A vCPU's `wake` word is what its thread sleeps on. vm_vcpu_kick() sets it to KICKED and makes a
  * system call only if the thread slept. The thread clears it before it looks at its requests and
@@ -46,8 +46,8 @@ struct vm_vcpu {
 
 struct vm_vcpus {
 	int created, started;
-	/* Serialises falling asleep for good (no interrupt can end it), so that the last one to do so
-	 * sees all others. */
+	/* Serialises falling asleep for good (no interrupt can end it), so that the last one to do
+	 * so sees all others. */
 	pthread_mutex_t halt_lock;
 	_Atomic int halted_for_good;
 	struct vm_vcpu vcpu[];
@@ -127,7 +127,8 @@ vm_vcpu_read_cpuset(struct vm_vcpu *v)
 	if (sched_getaffinity(0, sizeof(host), &host) == 0) {
 		CPU_AND(&host, &host, &v->cpuset);
 		if (CPU_COUNT(&host) == 0) {
-			log_error(path, "'%s': this process may run on none of these host CPUs", text);
+			log_error(path, "'%s': this process may run on none of these host CPUs",
+			    text);
 			return -EINVAL;
 		}
 	}
@@ -268,8 +269,9 @@ vm_vcpus_stop(struct vm *vm)
 
 /* --- On the vCPU's thread --- */
 
-/* Ends the VM if no vCPU can ever run again: all are asleep without interrupts, and nobody was kicked
- * since. An NMI may still be sent from outside, but then the VM is as dead as one that has ended. */
+/* Ends the VM if no vCPU can ever run again: all are asleep without interrupts, and nobody was
+ * kicked since. An NMI may still be sent from outside, but then the VM is as dead as one that has
+ * ended. */
 static void
 vm_vcpu_check_all_halted(struct vm *vm)
 {
@@ -284,8 +286,8 @@ vm_vcpu_check_all_halted(struct vm *vm)
 	vm_shutdown(vm, VM_EXIT_HALT);
 }
 
-/* Sleeps until kicked; at once if that has happened since `wake` was cleared. for_good: no interrupt
- * can end it. */
+/* Sleeps until kicked; at once if that has happened since `wake` was cleared. for_good: no
+ * interrupt can end it. */
 static void
 vm_vcpu_sleep(struct vm_vcpu *v, bool for_good)
 {
@@ -419,7 +421,8 @@ vm_vcpu_start(struct vm_vcpu *v)
 		err = pthread_create(&v->thread, &attr, vm_vcpu_thread, v);
 	pthread_attr_destroy(&attr);
 	if (err != 0)
-		log_error(v->vm->name, "cannot start the thread of vcpu %d: %s", v->id, strerror(err));
+		log_error(v->vm->name, "cannot start the thread of vcpu %d: %s", v->id,
+		    strerror(err));
 	return -err;
 }
 

@@ -27,7 +27,8 @@ vm_topology_check(const struct x86_topology *topo)
 		if (vcpus <= limit && x86_topology_apic_id(topo, vcpus - 1) <= VM_APIC_ID_MAX)
 			return 0;
 	}
-	log_error("cpus", "%u sockets of %u cores of %u threads: none may be 0, and APIC IDs end at %d",
+	log_error("cpus",
+	    "%u sockets of %u cores of %u threads: none may be 0, and APIC IDs end at %d",
 	    topo->sockets, topo->cores, topo->threads, VM_APIC_ID_MAX);
 	return -EINVAL;
 }

@@ -233,7 +233,8 @@ x86_cpuid_build_features(struct x86_cpuid_build *b)
 
 	r = x86_cpuid_read(b, 1, 0);
 	m->basic[1].eax = r.eax;
-	/* Logical processors: Intel means APIC IDs, AMD processors. The APIC ID comes at the query. */
+	/* Logical processors: Intel means APIC IDs, AMD processors. The APIC ID comes at the
+	 * query. */
 	if (m->intel)
 		m->basic[1].ebx = MIN(1u << (m->thread_bits + m->core_bits), 255) << 16;
 	else
@@ -325,8 +326,10 @@ x86_cpuid_make_amd_caches(struct x86_cpuid *m)
 	struct x86_cpuid_regs all[4] = { 0 };
 	size_t n = 0;
 
-	x86_cpuid_make_cache(&all[0], 1, 1, KIB(e5->ecx >> 24), BITS(e5->ecx, 16, 8), e5->ecx & 0xff);
-	x86_cpuid_make_cache(&all[1], 2, 1, KIB(e5->edx >> 24), BITS(e5->edx, 16, 8), e5->edx & 0xff);
+	x86_cpuid_make_cache(&all[0], 1, 1, KIB(e5->ecx >> 24), e5->ecx >> 16 & 0xff,
+	    e5->ecx & 0xff);
+	x86_cpuid_make_cache(&all[1], 2, 1, KIB(e5->edx >> 24), e5->edx >> 16 & 0xff,
+	    e5->edx & 0xff);
 	x86_cpuid_make_cache(&all[2], 3, 2, KIB(e6->ecx >> 16),
 	    x86_cpuid_amd_ways(BITS(e6->ecx, 12, 4)), e6->ecx & 0xff);
 	/* Where the code says that only the other leaf knows, any number of ways is as good: 16. */

@@ -9,12 +9,13 @@
  *	mock_mmio_read(vm, 0, 0xfee00020, 4);                // as vCPU 0, which has an APIC page
  *	vm_mem_write(vm, 0x1000, &desc, sizeof(desc));       // guest memory
  *	vm_clock_step(vm_loop(vm), 1000000);                 // 1 ms passes; timers due run now
- *	vm_loop_poll(vm_loop(vm), 0);                        // fds and deferred calls that are ready
+ *	vm_loop_poll(vm_loop(vm), 0);                        // fds and deferred calls
  *	assert_int_equal(mock_vcpu(vm, 0)->kicks, 1);        // what was asked of a vCPU
  *
- * The clock of the machine stands still at MOCK_CLOCK_START until it is stepped, so that tests do not
- * depend on the speed of the host; vm_clock_resume() sets it running. The guest's TSC is that clock, at
- * 1 GHz. vm_run() works too: vCPUs are halted with interrupts on, or do what mock_vm(vm)->run says.
+ * The clock of the machine stands still at MOCK_CLOCK_START until it is stepped, so that tests do
+ * not depend on the speed of the host; vm_clock_resume() sets it running. The guest's TSC is that
+ * clock, at 1 GHz. vm_run() works too: vCPUs are halted with interrupts on, or do what
+ * mock_vm(vm)->run says.
  */
 #ifndef MOCK_ENGINE_H
 #define MOCK_ENGINE_H

@@ -1,6 +1,6 @@
 /*
- * Port and MMIO dispatch: sizes, alignment, splitting, overlaps, background, doorbells, the APIC page,
- * changes from within handlers and from other threads.
+ * Port and MMIO dispatch: sizes, alignment, splitting, overlaps, background, doorbells, the APIC
+ * page, changes from within handlers and from other threads.
  */
 #include "mock_engine.h"
 

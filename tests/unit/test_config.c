@@ -105,7 +105,8 @@ test_expand(void **state)
 	config_set(root, "node", "<%(pci)>");
 	config_set(root, "twice", "%%(name)");
 	assert_string_equal(config_get(root, "pci.0.path"), "/var/vm0/disk-vm0.img");
-	assert_string_equal(config_get(config_find(root, "pci"), "0.path"), "/var/vm0/disk-vm0.img");
+	assert_string_equal(
+	    config_get(config_find(root, "pci"), "0.path"), "/var/vm0/disk-vm0.img");
 	assert_string_equal(config_get(root, "odd"), "100% %x %(open %");
 	assert_string_equal(config_get(root, "node"), "<>");
 	assert_string_equal(config_get(root, "twice"), "%(name)");

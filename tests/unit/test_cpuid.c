@@ -487,7 +487,8 @@ check_topology(const struct host *h, const struct x86_topology *t)
 				assert_int_equal(order(r.ebx >> 16 & 0xff), package_shift);
 			b = query_as(m, id, 4, 0);
 			/* A field of six bits; larger packages need leaf 0xb. */
-			assert_int_equal(order((b.eax >> 26) + 1), MIN(package_shift - smt_shift, 6));
+			assert_int_equal(
+			    order((b.eax >> 26) + 1), MIN(package_shift - smt_shift, 6));
 			continue;
 		}
 		/* APM 3, E.4.7 (leaf 0x80000008) and E.4.17 (leaf 0x8000001e). */

@@ -120,7 +120,8 @@ test_round_trip(void **state)
 	data = vm_state_data(s, &len);
 	/* Fixed by the format: two machines must agree on it. */
 	assert_int_equal(len, 8 + 2 * (1 + 3 + 12 + 1 + 2 + 4 + 8 + 1 + 37 + 9 + 1));
-	assert_memory_equal((const char *)data + 8, "\3dev\0\0\0\0\2\0\0\0\x3f\0\0\0\7\x34\x12", 19);
+	assert_memory_equal((const char *)data + 8,
+	    "\3dev\0\0\0\0\2\0\0\0\x3f\0\0\0\7\x34\x12", 19);
 
 	l = vm_state_open(data, len);
 	assert_true(vm_state_loading(l));

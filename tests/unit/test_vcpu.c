@@ -1,5 +1,6 @@
 /*
- * vCPU threads: how a VM ends, halt and wake, INIT and start-up, pinning. The "guests" are C functions.
+ * vCPU threads: how a VM ends, halt and wake, INIT and start-up, pinning. The "guests" are C
+ * functions.
  */
 #include "mock_engine.h"
 
@@ -214,8 +215,8 @@ guest_ping(struct engine_vcpu *v, struct engine_exit *e)
 	vm_vcpu_kick(g->vm, !v->id);
 }
 
-/* The same with interrupts off and NMIs: the VM must not count as halted while one is on its way, and
- * must at the end. */
+/* The same with interrupts off and NMIs: the VM must not count as halted while one is on its way,
+ * and must at the end. */
 static void
 guest_ping_nmi(struct engine_vcpu *v, struct engine_exit *e)
 {
