@@ -43,8 +43,7 @@ lifecycle_signals_init(void)
 
 	lifecycle_signal_set(&set);
 	pthread_sigmask(SIG_BLOCK, &set, NULL);
-	signal(SIGPIPE, SIG_IGN);
-	chardev_catch_signals();
+	chardev_process_init();
 }
 
 static void

@@ -45,9 +45,10 @@ bool chardev_connected(const struct chardev *c);
 void chardev_drain(struct chardev *c);
 /* Restores every terminal put into raw mode; async-signal-safe, for handlers of fatal signals. */
 void chardev_restore_terminals(void);
-/* Makes every signal that ends or stops the process restore the terminals first, unless something else
- * handles or ignores it already. chardev_open() does it for a terminal; a program in which others
- * handle faults calls it first thing, and those others pass on what is not theirs. */
-void chardev_catch_signals(void);
+/* Makes the process fit for stdio; main() calls it first thing. What is closed of stdin, stdout and
+ * stderr becomes /dev/null, so that no other file takes its number; SIGPIPE is ignored; every signal that
+ * ends or stops the process restores the terminals first, unless it is handled or ignored already. Who
+ * handles faults later passes on to the earlier handler what is not his. */
+void chardev_process_init(void);
 
 #endif

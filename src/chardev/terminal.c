@@ -9,6 +9,7 @@
 #include "chardev/chardev_impl.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -136,8 +137,17 @@ terminal_signal_default(int sig)
 }
 
 void
-chardev_catch_signals(void)
+chardev_process_init(void)
 {
+	int fd;
+
+	do {
+		fd = open("/dev/null", O_RDWR);
+	} while (fd >= 0 && fd <= STDERR_FILENO);
+	if (fd >= 0)
+		close(fd);
+	if (terminal_signal_default(SIGPIPE))
+		signal(SIGPIPE, SIG_IGN);
 	for (size_t i = 0; i < ARRAY_SIZE(terminal_fatal); i++) {
 		if (terminal_signal_default(terminal_fatal[i]))
 			terminal_catch(terminal_fatal[i], terminal_on_fatal, SA_RESETHAND | SA_ONSTACK);
@@ -168,7 +178,6 @@ terminal_raw(int fd)
 	struct terminal *t;
 	int slot, err = 0;
 
-	chardev_catch_signals();
 	pthread_mutex_lock(&terminals_lock);
 	slot = terminal_slot_take();
 	if (slot < 0) {

@@ -11,7 +11,6 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -84,7 +83,6 @@ static int
 stdio_open(struct chardev *c, const char *arg)
 {
 	struct chardev_fd in, out;
-	struct sigaction sa;
 
 	if (!terminal_stdio_take()) {
 		log_error(c->who, "stdio is already the other end of another line");
@@ -97,9 +95,6 @@ stdio_open(struct chardev *c, const char *arg)
 		terminal_stdio_give();
 		return -ENOMEM;
 	}
-	/* A reader of our output that exits must not take the guest with it. */
-	if (sigaction(SIGPIPE, NULL, &sa) == 0 && sa.sa_handler == SIG_DFL)
-		signal(SIGPIPE, SIG_IGN);
 	stdio_fd_open(STDIN_FILENO, O_RDONLY, &in);
 	stdio_fd_open(STDOUT_FILENO, O_WRONLY, &out);
 	if (in.fd >= 0 && isatty(in.fd)) {
