@@ -56,6 +56,7 @@ struct fuzz_result {
 /* What the host's XSAVE area looks like. */
 struct fuzz_host {
 	uint64_t xcr0; /* components that are compared */
+	bool has_32bit; /* user code may run in 32-bit segments */
 	uint32_t xsave_size;
 	uint32_t offset[64], size[64];
 };

@@ -44,6 +44,12 @@ fuzz_host_init(struct fuzz_host *h)
 
 	memset(h, 0, sizeof(*h));
 	__asm__ volatile("xgetbv" : "=a"(xlo), "=d"(xhi) : "c"(0));
+	/* LAR fails where the kernel offers no 32-bit code segment. */
+	__asm__("xorl %%eax, %%eax\n\tlarl %1, %%eax\n\tmovl %%eax, %0"
+		: "=r"(a)
+		: "r"(FUZZ_CS32)
+		: "eax", "cc");
+	h->has_32bit = a != 0;
 	h->xcr0 = xlo & (X86_XCR0_X87 | X86_XCR0_SSE | X86_XCR0_AVX | X86_XCR0_AVX512);
 	h->xsave_size = 576;
 	for (unsigned i = 2; i < 8; i++) {
@@ -396,7 +402,7 @@ fuzz_case_make(struct fuzz_case *c, const struct fuzz_host *h, uint64_t number, 
 
 	memset(c, 0, offsetof(struct fuzz_case, xsave));
 	c->number = number;
-	c->mode = fuzz_percent(&r, 75) ? 8 : 4;
+	c->mode = !h->has_32bit || fuzz_percent(&r, 75) ? 8 : 4;
 	c->insns = 1 + (int)fuzz_below(&r, (unsigned)max_insns);
 	/* Now and then across the border between the two code pages. */
 	c->entry = FUZZ_CODE + (fuzz_percent(&r, 5) ? 0x1000 - fuzz_below(&r, 16) : 64 * fuzz_below(&r, 32));
@@ -414,6 +420,9 @@ fuzz_case_make(struct fuzz_case *c, const struct fuzz_host *h, uint64_t number, 
 	}
 	if (fuzz_percent(&r, 90))
 		c->gpr[X86_RSP] = FUZZ_DATA + 0x800 + 8 * fuzz_below(&r, 0x200);
+	/* Not every kernel can return to user mode with a stack pointer that is not canonical, and at the
+	 * end of the lower half Linux keeps a page of its own. */
+	c->gpr[X86_RSP] &= ~0ull >> 18;
 	c->rflags = 0x202 | (fuzz_next(&r) & X86_FL_ARITH);
 	if (fuzz_percent(&r, 15))
 		c->rflags |= X86_FL_DF;

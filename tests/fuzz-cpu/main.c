@@ -202,6 +202,8 @@ main(int argc, char **argv)
 		}
 	}
 	fuzz_host_init(&f.host);
+	if (!f.host.has_32bit)
+		printf("skipped: 32-bit code, for which this host has no code segment\n");
 	f.native = fuzz_native_create(&f.host, FUZZ_BATCH, &f.cases, &f.native_results);
 	f.guest = fuzz_guest_create(&f.host);
 	clock_gettime(CLOCK_MONOTONIC, &t0);

@@ -5,19 +5,24 @@
  */
 #include "engine/bt/int.h"
 
+/* The flags that these leave undefined are what the processor makes of those that were there before: so they
+ * are loaded first, and RAX after them. */
+
+#define BT_MUL_ASM(insn, sfx, type)                                                                \
+	__asm__(BT_ASM_LOAD_FL "movq %[al], %%rax\n\t" insn sfx " %[s]\n\tpushfq\n\tpopq %q[f2]"    \
+		: "=&a"(a), "+&d"(d), [f2] "=&r"(fl)                                               \
+		: [s] "r"((type)src), [al] "r"(cpu->r[X86_RAX]), [f] "r"((uint32_t)cpu->fl)        \
+		: "cc")
+
 /* --- MUL, IMUL with one operand, DIV, IDIV. RDX:RAX (or AX) in place; false for #DE. --- */
 
 #define BT_MUL1(name, insn, sfx, type)                                                             \
 	static bool bt_mul_##name(struct bt_cpu *cpu, uint64_t src, int size)                      \
 	{                                                                                          \
-		uint64_t a = cpu->r[X86_RAX], d;                                                   \
-		uint32_t fl;                                                                       \
+		uint64_t a, d = 0, fl;                                                             \
                                                                                                    \
-		__asm__(insn sfx " %[s]\n\tpushfq\n\tpopq %q[f]"                                   \
-			: "+a"(a), "=&d"(d), [f] "=&r"(fl)                                         \
-			: [s] "r"((type)src)                                                       \
-			: "cc");                                                                   \
-		bt_flags_set_arith(cpu, fl);                                                       \
+		BT_MUL_ASM(insn, sfx, type);                                                       \
+		bt_flags_set_arith(cpu, (uint32_t)fl);                                             \
 		bt_set(cpu, BT_OFF(X86_RAX), size, a);                                             \
 		bt_set(cpu, BT_OFF(X86_RDX), size, d);                                             \
 		return true;                                                                       \
@@ -32,26 +37,15 @@ BT_MUL1(imul_64, "imul", "q", uint64_t)
 #define BT_MUL1_8(name, insn)                                                                      \
 	static bool bt_mul_##name(struct bt_cpu *cpu, uint64_t src, int size)                      \
 	{                                                                                          \
-		uint64_t a = cpu->r[X86_RAX];                                                      \
-		uint32_t fl;                                                                       \
+		uint64_t a, d = 0, fl;                                                             \
                                                                                                    \
-		__asm__(insn "b %b[s]\n\tpushfq\n\tpopq %q[f]"                                     \
-			: "+a"(a), [f] "=&r"(fl)                                                   \
-			: [s] "r"(src)                                                             \
-			: "cc");                                                                   \
-		bt_flags_set_arith(cpu, fl);                                                       \
+		BT_MUL_ASM(insn, "b", uint8_t);                                                    \
+		bt_flags_set_arith(cpu, (uint32_t)fl);                                             \
 		bt_set_16(cpu, BT_OFF(X86_RAX), (uint16_t)a);                                      \
 		return true;                                                                       \
 	}
 BT_MUL1_8(mul_8, "mul")
 BT_MUL1_8(imul_8, "imul")
-
-/* DIV and IDIV leave the flags undefined; processors leave them alone or not: ours asks the host. */
-#define BT_DIV_ASM(insn, sfx, type)                                                                \
-	__asm__(BT_ASM_LOAD_FL "movq %[al], %%rax\n\t" insn sfx " %[s]\n\tpushfq\n\tpopq %q[f2]"    \
-		: "=&a"(a), "+&d"(d), [f2] "=&r"(fl)                                               \
-		: [s] "r"((type)src), [al] "r"(cpu->r[X86_RAX]), [f] "r"((uint32_t)cpu->fl)        \
-		: "cc")
 
 #define BT_DIV(bits, sfx, type)                                                                    \
 	static bool bt_mul_div_##bits(struct bt_cpu *cpu, uint64_t src, int size)                  \
@@ -61,7 +55,7 @@ BT_MUL1_8(imul_8, "imul")
                                                                                                    \
 		if ((type)d >= (type)src)                                                          \
 			return false;                                                              \
-		BT_DIV_ASM("div", sfx, type);                                                      \
+		BT_MUL_ASM("div", sfx, type);                                                      \
 		bt_flags_set_arith(cpu, (uint32_t)fl);                                             \
 		bt_set(cpu, BT_OFF(X86_RAX), size, a);                                             \
 		bt_set(cpu, BT_OFF(X86_RDX), size, d);                                             \
@@ -97,7 +91,7 @@ bt_idiv_fits(__int128 n, int64_t s, int bits)
                                                                                                    \
 		if (!bt_idiv_fits((__int128)n, (stype)src, bits))                                  \
 			return false;                                                              \
-		BT_DIV_ASM("idiv", sfx, type);                                                     \
+		BT_MUL_ASM("idiv", sfx, type);                                                     \
 		bt_flags_set_arith(cpu, (uint32_t)fl);                                             \
 		bt_set(cpu, BT_OFF(X86_RAX), size, a);                                             \
 		bt_set(cpu, BT_OFF(X86_RDX), size, d);                                             \
@@ -115,7 +109,7 @@ bt_mul_div_8(struct bt_cpu *cpu, uint64_t src, int size)
 
 	if ((uint8_t)(cpu->r[X86_RAX] >> 8) >= (uint8_t)src)
 		return false;
-	BT_DIV_ASM("div", "b", uint8_t);
+	BT_MUL_ASM("div", "b", uint8_t);
 	bt_flags_set_arith(cpu, (uint32_t)fl);
 	bt_set_16(cpu, BT_OFF(X86_RAX), (uint16_t)a);
 	return true;
@@ -128,7 +122,7 @@ bt_mul_idiv_8(struct bt_cpu *cpu, uint64_t src, int size)
 
 	if (!bt_idiv_fits((int16_t)cpu->r[X86_RAX], (int8_t)src, 8))
 		return false;
-	BT_DIV_ASM("idiv", "b", uint8_t);
+	BT_MUL_ASM("idiv", "b", uint8_t);
 	bt_flags_set_arith(cpu, (uint32_t)fl);
 	bt_set_16(cpu, BT_OFF(X86_RAX), (uint16_t)a);
 	return true;
@@ -171,9 +165,9 @@ BT_MUL1_ALL(idiv)
 	{                                                                                          \
 		uint32_t fl;                                                                       \
                                                                                                    \
-		__asm__("imul" sfx " %[s], %[d]" BT_ASM_FLAGS                                      \
+		__asm__(BT_ASM_LOAD_FL "imul" sfx " %[s], %[d]" BT_ASM_FLAGS                       \
 			: [d] "+r"(d), "=&a"(fl)                                                   \
-			: [s] "r"(s)                                                               \
+			: [s] "r"(s), [f] "r"((uint32_t)cpu->fl)                                                             \
 			: "cc");                                                                   \
 		cpu->fl = (uint16_t)fl;                                                            \
 		return d;                                                                          \
