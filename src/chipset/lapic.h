@@ -18,9 +18,9 @@
 
 #include "vm/vm.h"
 
-/* The timer's input clock, before the divider. CPUID leaf 15h, if it names a crystal clock, must name
- * this one: that is where guests take it from. */
-#define LAPIC_TIMER_HZ 1000000000u
+/* The timer's input clock, before the divider. CPUID leaf 15h names it as the crystal clock: that is
+ * where guests take it from. */
+#define LAPIC_TIMER_HZ X86_APIC_TIMER_HZ
 
 struct lapic; /* those of all vCPUs */
 

@@ -19,6 +19,7 @@
 /* What a test's guest shares with the test. */
 struct guest {
 	struct vm *vm;
+	struct vm_timer *timer;
 	_Atomic int token, rounds, step;
 	struct x86_state seen;
 	int self, spins;
@@ -173,8 +174,12 @@ test_all_halted(void **state)
 static void
 guest_wait_for_kick(struct engine_vcpu *v, struct engine_exit *e)
 {
-	if (v->runs > 1 && v->kicks > 0)
-		vm_shutdown(guest_of(v)->vm, VM_EXIT_REBOOT);
+	struct guest *g = guest_of(v);
+
+	if (v->runs == 1)
+		vm_timer_arm(g->timer, MOCK_CLOCK_START + 1000000);
+	else
+		vm_shutdown(g->vm, VM_EXIT_REBOOT);
 }
 
 static void
@@ -188,12 +193,12 @@ test_kick_wakes(void **state)
 {
 	struct guest g;
 	struct vm *vm = make(&g, 1, guest_wait_for_kick);
-	struct vm_timer *timer = vm_timer_create(vm_loop(vm), kick, vm);
 
-	vm_timer_arm(timer, MOCK_CLOCK_START + 1000000);
+	g.timer = vm_timer_create(vm_loop(vm), kick, vm);
 	vm_clock_resume(vm_loop(vm));
 	assert_int_equal(vm_run(vm), VM_EXIT_REBOOT);
-	vm_timer_destroy(timer);
+	assert_int_equal(mock_vcpu(vm, 0)->runs, 2);
+	vm_timer_destroy(g.timer);
 	vm_destroy(vm);
 }
 
@@ -313,11 +318,11 @@ guest_restart_other(struct engine_vcpu *v, struct engine_exit *e)
 	struct guest *g = guest_of(v);
 
 	if (v->id == 0) {
-		switch (g->step) {
+		switch (atomic_load(&g->step)) {
 		case 0:
+			g->step = 1; /* before the other can run and miss it */
 			vm_vcpu_init(g->vm, 1);
 			vm_vcpu_sipi(g->vm, 1, 1);
-			g->step = 1;
 			break;
 		case 2: /* it runs at 1 */
 			vm_vcpu_sipi(g->vm, 1, 2);
@@ -325,9 +330,9 @@ guest_restart_other(struct engine_vcpu *v, struct engine_exit *e)
 			vm_vcpu_kick(g->vm, 1);
 			break;
 		case 4: /* it still was at 1 */
+			g->step = 5;
 			vm_vcpu_init(g->vm, 1);
 			vm_vcpu_sipi(g->vm, 1, 3);
-			g->step = 5;
 			break;
 		}
 		return;
