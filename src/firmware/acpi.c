@@ -70,7 +70,8 @@ struct acpi_fadt {
 	uint16_t arm_boot_arch;
 	uint8_t minor_version;
 	uint64_t x_firmware_ctrl, x_dsdt;
-	struct acpi_gas x_pm1a_evt_blk, x_pm1b_evt_blk, x_pm1a_cnt_blk, x_pm1b_cnt_blk, x_pm2_cnt_blk;
+	struct acpi_gas x_pm1a_evt_blk, x_pm1b_evt_blk, x_pm1a_cnt_blk, x_pm1b_cnt_blk,
+	    x_pm2_cnt_blk;
 	struct acpi_gas x_pm_tmr_blk, x_gpe0_blk, x_gpe1_blk;
 	struct acpi_gas sleep_control_reg, sleep_status_reg;
 	char hypervisor_vendor[8];

@@ -1,9 +1,9 @@
 /*
- * The ACPI tables (ACPI 6.4): RSDP, RSDT and XSDT, FADT, FACS, MADT, DSDT, and as the machine has them
- * HPET and MCFG.
+ * The ACPI tables (ACPI 6.4): RSDP, RSDT and XSDT, FADT, FACS, MADT, DSDT, and as the machine has
+ * them HPET and MCFG.
  *
- * Everything about parts that a machine may or may not have comes in as data: what the tables say of a
- * device is what its entry in devices says. What every machine has (fixed hardware, interrupt
+ * Everything about parts that a machine may or may not have comes in as data: what the tables say
+ * of a device is what its entry in devices says. What every machine has (fixed hardware, interrupt
  * controllers, timer, RTC) is described from the constants in its chip's header.
  *
  *	struct acpi_device com1 = { .name = "COM1", .hid = "PNP0501", .uid = 1,
@@ -66,8 +66,8 @@ struct acpi_params {
 	int device_count;
 };
 
-/* Writes the tables for all vCPUs of vm to guest memory (layout.h) and tells the RSDP's address. Main
- * thread. 0, or -errno after one line to the user. */
+/* Writes the tables for all vCPUs of vm to guest memory (layout.h) and tells the RSDP's address.
+ * Main thread. 0, or -errno after one line to the user. */
 int acpi_build(struct vm *vm, const struct acpi_params *p, uint64_t *rsdp);
 
 #endif

@@ -1,6 +1,6 @@
 /*
- * The DSDT: sleep states, processors, the PCI host bridge and the board's devices (ACPI 6.4, chapters
- * 6, 7 and 8; PCI Firmware Specification 3.3 for the host bridge).
+ * The DSDT: sleep states, processors, the PCI host bridge and the board's devices (ACPI 6.4,
+ * chapters 6, 7 and 8; PCI Firmware Specification 3.3 for the host bridge).
  */
 #include "firmware/acpi_tables.h"
 
@@ -93,7 +93,7 @@ dsdt_isa_devices(struct aml *a, const struct acpi_params *p)
 		dsdt_device(a, &p->devices[i]);
 }
 
-/* Ports and memory that belong to the board, so that an operating system puts nothing else there. */
+/* Ports and memory that belong to the board, so that nothing else is put there. */
 static void
 dsdt_board(struct aml *a, const struct acpi_params *p)
 {
@@ -210,8 +210,8 @@ dsdt_pci_prt(struct aml *a, const struct acpi_pci *pci)
 	aml_end(a, method);
 }
 
-/* _OSC (6.2.11, PCI Firmware 4.5.1): what control of the PCIe hierarchy an operating system is granted.
- * Without it, systems take the features for the firmware's and leave them alone. */
+/* _OSC (6.2.11, PCI Firmware 4.5.1): what control of the PCIe hierarchy an operating system is
+ * granted. Without it, systems take the features for the firmware's and leave them alone. */
 #define DSDT_OSC_GRANTED 0x1d /* native hot-plug, PME, AER, capability structure; not SHPC */
 #define DSDT_OSC_BAD_UUID 0x04 /* in the first dword of what is returned */
 #define DSDT_OSC_BAD_REVISION 0x08

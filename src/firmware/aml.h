@@ -17,9 +17,9 @@
  *	...
  *	aml_free(&a);
  *
- * What opens a block returns a mark, which the matching aml_end() takes; blocks close in reverse order.
- * Names are ASL's: "_CRS", "PCI0", "\\_SB.PCI0", "^PRES"; segments are padded with '_'. Malformed ones
- * are a caller's mistake (assert). One thread at a time.
+ * What opens a block returns a mark, which the matching aml_end() takes; blocks close in reverse
+ * order. Names are ASL's: "_CRS", "PCI0", "\\_SB.PCI0", "^PRES"; segments are padded with '_'.
+ * Malformed ones are a caller's mistake (assert). One thread at a time.
  */
 #ifndef FIRMWARE_AML_H
 #define FIRMWARE_AML_H

@@ -113,22 +113,23 @@ boot_file_read(const struct boot_file *f, uint64_t off, void *buf, uint64_t len,
 }
 
 /*
- * RAM is written through its memfd, not through its mapping: a store to each page for the first time is a
- * page fault, which made a kernel of 14 MiB take 45 ms, against 4 ms this way.
+ * RAM is written through its memfd, not through its mapping: a store to each page for the first
+ * time is a page fault, which made a kernel of 14 MiB take 45 ms, against 4 ms this way.
  */
 static int
 boot_ram_write(const struct boot_file *f, struct vm *vm, uint64_t gpa, const uint8_t *buf,
     uint64_t len)
 {
 	while (len > 0) {
-		ssize_t n = pwrite(vm_mem_fd(vm), buf, len, (off_t)gpa); /* low RAM comes first in it */
+		ssize_t n = pwrite(vm_mem_fd(vm), buf, len, (off_t)gpa); /* low RAM is first */
 
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n <= 0) {
 			int err = n < 0 ? -errno : -EIO;
 
-			log_error(f->path, "cannot write to the guest's memory: %s", strerror(-err));
+			log_error(
+			    f->path, "cannot write to the guest's memory: %s", strerror(-err));
 			return err;
 		}
 		buf += n;
@@ -275,8 +276,8 @@ boot_cpu_protected(const struct boot_ctx *b, uint32_t eip)
 	boot_cpu_common(b, BOOT_ATTR_CODE32, eip);
 }
 
-/* Maps the first 4 GiB to themselves: one PML4, one PDPT, four page directories of 2 MiB pages (SDM 3,
- * 4.5). */
+/* Maps the first 4 GiB to themselves: one PML4, one PDPT, four page directories of 2 MiB pages
+ * (SDM 3, 4.5). */
 static void
 boot_page_tables_write(const struct boot_ctx *b)
 {
@@ -349,7 +350,8 @@ boot_kernel_load_elf(struct boot_ctx *b)
 		return pvh_load(b, &img);
 	if (multiboot_match(&b->kernel))
 		return multiboot_load(b, &img);
-	log_error(b->kernel.path, "an ELF file, but with neither a PVH note nor a multiboot header");
+	log_error(
+	    b->kernel.path, "an ELF file, but with neither a PVH note nor a multiboot header");
 	return -ENOEXEC;
 }
 

@@ -1,6 +1,6 @@
 /*
- * Direct kernel boot: puts a kernel, its initial RAM disk and its boot information into guest memory
- * and the bootstrap processor at its entry, in place of a boot ROM and a boot loader.
+ * Direct kernel boot: puts a kernel, its initial RAM disk and its boot information into guest
+ * memory and the bootstrap processor at its entry, in place of a boot ROM and a boot loader.
  *
  * The file says what it is:
  *	- a Linux bzImage, boot protocol 2.06 or later (Documentation/arch/x86/boot.rst), entered in
@@ -31,12 +31,12 @@ struct boot_params {
 };
 
 /*
- * Loads everything and turns bsp, which holds the reset state, into the entry state. The memory types
- * (MTRRs) of all other vCPUs are set too, as firmware does on every processor.
+ * Loads everything and turns bsp, which holds the reset state, into the entry state. The memory
+ * types (MTRRs) of all other vCPUs are set too, as firmware does on every processor.
  *
- * Main thread, before vCPUs run. 0, or -errno after one line to the user that names the file and what
- * is wrong with it; bsp is then unchanged, while guest memory may hold parts of the files: destroy the
- * VM. Nothing of params is kept.
+ * Main thread, before vCPUs run. 0, or -errno after one line to the user that names the file and
+ * what is wrong with it; bsp is then unchanged, while guest memory may hold parts of the files:
+ * destroy the VM. Nothing of params is kept.
  */
 int boot_load(struct vm *vm, const struct boot_params *params, struct x86_state *bsp);
 

@@ -3,7 +3,8 @@
  *
  * The file is a real-mode part, of which only the header is of use here, and the protected-mode
  * kernel behind it. A relocatable kernel goes to its preferred address, or, when memory does not
- * reach there, to the lowest one it can live with. Kernels that offer it are entered in 64-bit mode.
+ * reach there, to the lowest one it can live with. Kernels that offer it are entered in 64-bit
+ * mode.
  */
 #include "firmware/loader.h"
 
@@ -75,8 +76,8 @@ static_assert(sizeof(struct bzimage_header) == 0x26c - 0x1f1, "boot.rst");
 
 #define BZIMAGE_V(major, minor) ((major) << 8 | (minor))
 
-/* The zero page (zero-page.rst), the fields a machine without a BIOS has something to say about. All
- * of screen_info stays zero: Linux then knows that there is no text console. */
+/* The zero page (zero-page.rst), the fields a machine without a BIOS has something to say about.
+ * All of screen_info stays zero: Linux then knows that there is no text console. */
 struct bzimage_zero_page {
 	uint8_t screen_info[0x40];
 	uint8_t other1[0x70 - 0x40];
@@ -132,7 +133,7 @@ bzimage_header_read(const struct boot_file *f, struct bzimage *k)
 	memcpy(hdr, f->head + BZIMAGE_HEADER, BZIMAGE_END(version));
 	if (hdr->version < BZIMAGE_V(2, 6)) {
 		log_error(f->path,
-		    "Linux boot protocol %u.%02u is too old: 2.06 (Linux 2.6.22) or later is needed",
+		    "Linux boot protocol %u.%02u is too old: 2.06 (Linux 2.6.22) is the least",
 		    hdr->version >> 8, hdr->version & 0xff);
 		return -ENOEXEC;
 	}
@@ -140,8 +141,9 @@ bzimage_header_read(const struct boot_file *f, struct bzimage *k)
 		need = BZIMAGE_END(init_size);
 	k->hdr_len = BZIMAGE_END(jump_offset) + hdr->jump_offset;
 	if (k->hdr_len < need || k->hdr_len > BZIMAGE_HEADER_MAX) {
-		log_error(f->path, "the Linux setup header has a length of %zu bytes: not %zu to %u",
-		    k->hdr_len, need, BZIMAGE_HEADER_MAX);
+		log_error(f->path,
+		    "the Linux setup header has a length of %zu bytes: not %zu to %u", k->hdr_len,
+		    need, BZIMAGE_HEADER_MAX);
 		return -EINVAL;
 	}
 	if (f->head_len < BZIMAGE_HEADER + k->hdr_len) {
@@ -159,7 +161,8 @@ bzimage_size_check(const struct boot_file *f, struct bzimage *k)
 	uint64_t declared = (uint64_t)k->hdr.syssize * 16;
 
 	if (!(k->hdr.loadflags & BZIMAGE_LOADED_HIGH)) {
-		log_error(f->path, "a zImage, which loads below 1 MiB: only bzImages are supported");
+		log_error(
+		    f->path, "a zImage, which loads below 1 MiB: only bzImages are supported");
 		return -ENOEXEC;
 	}
 	k->offset = ((sects != 0 ? sects : BZIMAGE_SETUP_SECTS_DEFAULT) + 1) * BZIMAGE_SECTOR;
@@ -188,8 +191,8 @@ bzimage_size_check(const struct boot_file *f, struct bzimage *k)
 	return 0;
 }
 
-/* A relocatable kernel: at its preferred address, else as low as it goes, with less than its preferred
- * alignment if it has to be and the kernel permits it. */
+/* A relocatable kernel: at its preferred address, else as low as it goes, with less than its
+ * preferred alignment if it has to be and the kernel permits it. */
 static int
 bzimage_place_relocatable(const struct boot_ctx *b, struct bzimage *k)
 {
@@ -202,7 +205,9 @@ bzimage_place_relocatable(const struct boot_ctx *b, struct bzimage *k)
 		log_error(b->kernel.path, "its header asks for an alignment of 0x%" PRIx64, align);
 		return -EINVAL;
 	}
-	least = hdr->min_alignment > 0 && hdr->min_alignment < 32 ? BIT64(hdr->min_alignment) : align;
+	least = align;
+	if (hdr->min_alignment > 0 && hdr->min_alignment < 32)
+		least = BIT64(hdr->min_alignment);
 	k->load = pref <= UINT32_MAX ? ALIGN_UP(pref, align) : UINT64_MAX;
 	if (k->load < LAYOUT_HIGH || !boot_range_usable(b, k->load, k->need)) {
 		do {

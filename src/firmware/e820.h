@@ -30,11 +30,11 @@ struct e820_map {
 	int count;
 };
 
-/* Makes the map of a machine with low bytes of RAM at 0 and high bytes at 4 GiB (vm/mem.h): RAM, the
- * EBDA, the BIOS area, and the IOAPIC's and the local APICs' pages. */
+/* Makes the map of a machine with low bytes of RAM at 0 and high bytes at 4 GiB (vm/mem.h): RAM,
+ * the EBDA, the BIOS area, and the IOAPIC's and the local APICs' pages. */
 void e820_init(struct e820_map *map, uint64_t low, uint64_t high);
-/* Adds a range outside of what is there (the ECAM window, a boot ROM). 0; -EINVAL when empty or past
- * 2^64; -EEXIST when it overlaps another; -ENOSPC when the map is full. */
+/* Adds a range outside of what is there (the ECAM window, a boot ROM). 0; -EINVAL when empty or
+ * past 2^64; -EEXIST when it overlaps another; -ENOSPC when the map is full. */
 int e820_add(struct e820_map *map, uint64_t base, uint64_t size, enum e820_type type);
 
 #endif

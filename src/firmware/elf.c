@@ -1,6 +1,6 @@
 /*
- * ELF kernels, 32-bit and 64-bit (System V ABI, "Object Files"; Xen, docs/misc/pvh.pandoc for the note
- * that holds the PVH entry).
+ * ELF kernels, 32-bit and 64-bit (System V ABI, "Object Files"; Xen, docs/misc/pvh.pandoc for the
+ * note that holds the PVH entry).
  *
  * Segments go to their physical addresses. Headers are converted to one 64-bit form when they are
  * read, so that everything after knows one kind of file.

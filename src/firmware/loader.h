@@ -40,8 +40,8 @@ int boot_file_load(const struct boot_file *f, struct vm *vm, uint64_t off, uint6
 /* Whether a kernel may be put into len bytes at gpa: RAM below 4 GiB, and below 1 MiB only the part
  * that layout.h leaves free. */
 bool boot_range_usable(const struct boot_ctx *b, uint64_t gpa, uint64_t len);
-/* Puts the initial RAM disk page-aligned at the highest place in [floor, limit) that is RAM, and tells
- * where. 0 and *gpa = 0 when there is none. 0 or -errno after one line to the user. */
+/* Puts the initial RAM disk page-aligned at the highest place in [floor, limit) that is RAM, and
+ * tells where. 0 and *gpa = 0 when there is none. 0 or -errno after one line to the user. */
 int boot_initrd_load(const struct boot_ctx *b, uint64_t floor, uint64_t limit, uint64_t *gpa);
 /* Writes to low memory, where layout.h has reserved the place: cannot fail. */
 void boot_low_write(const struct boot_ctx *b, uint64_t gpa, const void *buf, size_t len);

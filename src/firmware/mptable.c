@@ -154,7 +154,10 @@ static void
 mptable_isa_ints(struct mptable *t, const struct acpi_params *p, uint8_t isa)
 {
 	struct mptable_int e = {
-		.type = MPTABLE_IO_INT, .int_type = MPTABLE_EXTINT, .bus = isa, .apic = p->ioapic_id,
+		.type = MPTABLE_IO_INT,
+		.int_type = MPTABLE_EXTINT,
+		.bus = isa,
+		.apic = p->ioapic_id,
 	};
 
 	mptable_put(t, &e, sizeof(e));

@@ -1,7 +1,7 @@
 /*
- * Memory types as firmware leaves them (SDM 3, 11.11): RAM write-back, VGA memory and the 32-bit hole
- * uncached. An operating system takes differing settings among processors, or none, for a firmware
- * bug, so every vCPU gets the same.
+ * Memory types as firmware leaves them (SDM 3, 11.11): RAM write-back, VGA memory and the 32-bit
+ * hole uncached. An operating system takes differing settings among processors, or none, for a
+ * firmware bug, so every vCPU gets the same.
  */
 #ifndef FIRMWARE_MTRR_H
 #define FIRMWARE_MTRR_H

@@ -78,7 +78,8 @@ struct multiboot_tables {
 	struct multiboot_mmap map[E820_MAX];
 };
 static_assert(sizeof(struct multiboot_tables) <= LAYOUT_BOOT_TABLES_SIZE, "layout.h");
-#define MULTIBOOT_TABLE(field) (LAYOUT_BOOT_TABLES + (uint32_t)offsetof(struct multiboot_tables, field))
+#define MULTIBOOT_TABLE(field)                                                                     \
+	(LAYOUT_BOOT_TABLES + (uint32_t)offsetof(struct multiboot_tables, field))
 
 /* Finds the header. Fields the file does not have are 0. Returns its offset, or -1. */
 static int
@@ -226,7 +227,7 @@ multiboot_flags_check(const struct boot_file *f, uint32_t flags)
 		    unknown);
 		return -ENOTSUP;
 	}
-	/* Many kernels that ask for a mode go on without one; the information says there is none. */
+	/* Many kernels that ask for one go on without; the information says there is none. */
 	if (flags & MULTIBOOT_VIDEO)
 		log_warn(f->path, "the kernel asks for a video mode, which it does not get");
 	return 0;

@@ -50,7 +50,8 @@ struct smbios_entry3 {
 	uint64_t table_address;
 } __attribute__((packed));
 static_assert(sizeof(struct smbios_entry3) == 24, "SMBIOS 3.6, 5.2.2");
-static_assert(LAYOUT_SMBIOS_ENTRY + sizeof(struct smbios_entry) <= LAYOUT_SMBIOS_ENTRY3, "layout.h");
+static_assert(
+    LAYOUT_SMBIOS_ENTRY + sizeof(struct smbios_entry) <= LAYOUT_SMBIOS_ENTRY3, "layout.h");
 
 /* 6.1.2. Fields that are one byte and named after a text are string numbers, 0 for none. */
 struct smbios_header {
@@ -227,7 +228,8 @@ struct smbios {
 	int err;
 };
 
-/* Adds a string to the next structure. Returns its number; 0 for an empty one, as the standard says. */
+/* Adds a string to the next structure. Returns its number; 0 for an empty one, as the standard
+ * says. */
 static uint8_t
 smbios_string(struct smbios *s, const char *text)
 {
@@ -567,7 +569,8 @@ smbios_entries_write(const struct smbios *s)
 	};
 	int err;
 
-	e.dmi_checksum = aml_checksum(e.dmi_anchor, sizeof(e) - offsetof(struct smbios_entry, dmi_anchor));
+	e.dmi_checksum =
+	    aml_checksum(e.dmi_anchor, sizeof(e) - offsetof(struct smbios_entry, dmi_anchor));
 	e.checksum = aml_checksum(&e, sizeof(e));
 	e3.checksum = aml_checksum(&e3, sizeof(e3));
 	err = vm_mem_write(s->vm, LAYOUT_SMBIOS_TABLE, s->buf, s->len);

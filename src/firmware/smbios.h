@@ -10,8 +10,8 @@
 
 struct vm;
 
-/* Writes the tables and both entry points to guest memory (layout.h). Main thread. 0, or -errno after
- * one line to the user: -EINVAL for a malformed uuid, -ENOSPC when the texts are too long. */
+/* Writes the tables and both entry points to guest memory (layout.h). Main thread. 0, or -errno
+ * after one line to the user: -EINVAL for a malformed uuid, -ENOSPC when the texts are too long. */
 int smbios_build(struct vm *vm);
 
 #endif

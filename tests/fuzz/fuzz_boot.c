@@ -1,9 +1,9 @@
 /*
  * The boot loaders on any bytes: every kernel either loads to a sound entry state or is refused.
  *
- * The first byte of the input chooses a start: plain bytes, or a kernel of each kind that the rest of
- * the input is laid over, so that the checks behind the magic numbers are reached from the first run.
- * The overlay is a list of records: where (two bytes), how many (one byte), and the bytes.
+ * The first byte of the input chooses a start: plain bytes, or a kernel of each kind that the rest
+ * of the input is laid over, so that the checks behind the magic numbers are reached from the first
+ * run. The overlay is a list of records: where (two bytes), how many (one byte), and the bytes.
  */
 #include "../unit/mock_engine.h"
 
@@ -138,8 +138,8 @@ fuzz_start_elf32(uint8_t *image)
 static void
 fuzz_start_multiboot(uint8_t *image)
 {
-	const uint32_t header[8] = { 0x1badb002, 0x10000, -(0x1badb002u + 0x10000), 0x100010, 0x100000,
-		0x101000, 0x102000, 0x100030 };
+	const uint32_t header[8] = { 0x1badb002, 0x10000, -(0x1badb002u + 0x10000), 0x100010,
+		0x100000, 0x101000, 0x102000, 0x100030 };
 
 	memcpy(image + 0x10, header, sizeof(header));
 }

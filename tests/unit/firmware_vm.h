@@ -1,6 +1,6 @@
 /*
- * What the firmware's tests share: a machine whose engine has a CPUID model, files made of bytes, and
- * the messages to the user.
+ * What the firmware's tests share: a machine whose engine has a CPUID model, files made of bytes,
+ * and the messages to the user.
  */
 #ifndef FIRMWARE_VM_H
 #define FIRMWARE_VM_H
@@ -67,7 +67,7 @@ fw_vm_create(uint64_t memory)
 
 #define FW_PATH_SIZE 64
 
-/* A file of len bytes without a name on disk. Returns its descriptor; path gets a way to open it. */
+/* A file of len bytes without a name on disk. Returns its descriptor; path can open it. */
 static inline int
 fw_file_create(const void *data, size_t len, char path[FW_PATH_SIZE])
 {

@@ -33,19 +33,19 @@ test_aml_objects(void **state)
 	aml_int(&a, 0x100);
 	aml_int(&a, 0x10000);
 	aml_int(&a, 0x100000000);
-	assert_aml(&a, 0x00, 0x01, 0x0a, 2, 0x0a, 0xff, 0x0b, 0, 1, 0x0c, 0, 0, 1, 0, 0x0e, 0, 0, 0, 0,
-	    1, 0, 0, 0);
+	assert_aml(&a, 0x00, 0x01, 0x0a, 2, 0x0a, 0xff, 0x0b, 0, 1, 0x0c, 0, 0, 1, 0, 0x0e, 0, 0, 0,
+	    0, 1, 0, 0, 0);
 	aml_str(&a, "ab");
 	aml_eisaid(&a, "PNP0A03");
 	assert_aml(&a, 0x0d, 'a', 'b', 0, 0x0c, 0x41, 0xd0, 0x0a, 0x03);
 	aml_path(&a, "S5");
 	aml_path(&a, "\\_SB.PCI0");
 	aml_path(&a, "^^A.B.C");
-	assert_aml(&a, 'S', '5', '_', '_', '\\', 0x2e, '_', 'S', 'B', '_', 'P', 'C', 'I', '0', '^', '^',
-	    0x2f, 3, 'A', '_', '_', '_', 'B', '_', '_', '_', 'C', '_', '_', '_');
+	assert_aml(&a, 'S', '5', '_', '_', '\\', 0x2e, '_', 'S', 'B', '_', 'P', 'C', 'I', '0', '^',
+	    '^', 0x2f, 3, 'A', '_', '_', '_', 'B', '_', '_', '_', 'C', '_', '_', '_');
 	aml_uuid(&a, "00112233-4455-6677-8899-aabbccddeeff");
-	assert_aml(&a, 0x11, 19, 0x0a, 16, 0x33, 0x22, 0x11, 0x00, 0x55, 0x44, 0x77, 0x66, 0x88, 0x99,
-	    0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff);
+	assert_aml(&a, 0x11, 19, 0x0a, 16, 0x33, 0x22, 0x11, 0x00, 0x55, 0x44, 0x77, 0x66, 0x88,
+	    0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff);
 }
 
 /* 20.2.4: a package's length counts its own one to four bytes. */
@@ -122,13 +122,13 @@ test_aml_resources(void **state)
 	aml_res_irq(&a, 4);
 	aml_res_mem32(&a, 0xfed00000, 0x400);
 	aml_crs_end(&a, crs);
-	assert_aml(&a, 0x08, '_', 'C', 'R', 'S', 0x11, 28, 0x0a, 25, 0x47, 1, 0xf8, 3, 0xf8, 3, 1, 8,
-	    0x22, 0x10, 0, 0x86, 9, 0, 1, 0, 0, 0xd0, 0xfe, 0, 4, 0, 0, 0x79, 0);
+	assert_aml(&a, 0x08, '_', 'C', 'R', 'S', 0x11, 28, 0x0a, 25, 0x47, 1, 0xf8, 3, 0xf8, 3, 1,
+	    8, 0x22, 0x10, 0, 0x86, 9, 0, 1, 0, 0, 0xd0, 0xfe, 0, 4, 0, 0, 0x79, 0);
 	aml_res_bus_window(&a, 0, 255);
 	assert_aml(&a, 0x88, 13, 0, 2, 0x0c, 0, 0, 0, 0, 0, 0xff, 0, 0, 0, 0, 1);
 	aml_res_mem_window(&a, 0xc0000000, 0xdfffffff);
-	assert_aml(&a, 0x87, 23, 0, 0, 0x0c, 1, 0, 0, 0, 0, 0, 0, 0, 0xc0, 0xff, 0xff, 0xff, 0xdf, 0, 0,
-	    0, 0, 0, 0, 0, 0x20);
+	assert_aml(&a, 0x87, 23, 0, 0, 0x0c, 1, 0, 0, 0, 0, 0, 0, 0, 0xc0, 0xff, 0xff, 0xff, 0xdf,
+	    0, 0, 0, 0, 0, 0, 0, 0x20);
 	aml_res_mem_window(&a, GIB(64), GIB(128) - 1);
 	assert_int_equal(a.len, 46);
 	assert_int_equal(a.buf[0], 0x8a);
@@ -232,7 +232,8 @@ test_links(void **state)
 		assert_int_equal(fw_sum(vm, xsdt, fw_u32(vm, xsdt + 4)), 0);
 		assert_int_equal((fw_u32(vm, rsdt + 4) - 36) * 2, fw_u32(vm, xsdt + 4) - 36);
 		for (uint32_t i = 0; i < (fw_u32(vm, rsdt + 4) - 36) / 4; i++)
-			assert_int_equal(fw_u32(vm, rsdt + 36 + 4 * i), fw_u64(vm, xsdt + 36 + 8 * i));
+			assert_int_equal(
+			    fw_u32(vm, rsdt + 36 + 4 * i), fw_u64(vm, xsdt + 36 + 8 * i));
 
 		fadt = table_find(vm, "FACP");
 		assert_int_equal(fw_u32(vm, fadt + 4), 276);
@@ -265,7 +266,8 @@ test_fadt(void **state)
 	assert_int_equal(fw_u32(vm, fadt + 76), 0x408);
 	assert_int_equal(fw_u32(vm, fadt + 80), 0x40c);
 	assert_int_equal(fw_u32(vm, fadt + 88), 0x04000204);
-	/* legacy devices, 8042, no VGA, no ASPM; WBINVD, C1, no sleep button, RTC, 32-bit timer, reset */
+	/* legacy devices, 8042, no VGA, no ASPM; WBINVD, C1, no sleep button, RTC, 32-bit timer,
+	 * reset */
 	assert_int_equal(fw_u32(vm, fadt + 109) & 0xffff, 0x17);
 	assert_int_equal(fw_u32(vm, fadt + 112), 0x565);
 	assert_int_equal(fw_u32(vm, fadt + 116), 0x01000801);
@@ -306,8 +308,8 @@ test_madt(void **state)
 			break;
 		case 2:
 			if (e[3] == 0)
-				assert_memory_equal(e, ((uint8_t[]){ 2, 10, 0, 0, 2, 0, 0, 0, 0, 0 }),
-				    10);
+				assert_memory_equal(
+				    e, ((uint8_t[]){ 2, 10, 0, 0, 2, 0, 0, 0, 0, 0 }), 10);
 			else
 				assert_memory_equal(e,
 				    ((uint8_t[]){ 2, 10, 0, 9, 9, 0, 0, 0, 0xf, 0 }), 10);
@@ -375,7 +377,8 @@ table_iasl(const char *dir, const char *name)
 
 	snprintf(cmd, sizeof(cmd),
 	    "cd %s && { iasl -d %s.aml && { ! grep -iE 'warning|error|invalid' %s.dsl; } && "
-	    "iasl -p again %s.dsl; } >log 2>&1 && { ! grep -E '[1-9][0-9]* (Errors|Warnings)' log; } || "
+	    "iasl -p again %s.dsl; } >log 2>&1 && "
+	    "{ ! grep -E '[1-9][0-9]* (Errors|Warnings)' log; } || "
 	    "{ cat %s/log >&2; exit 1; }",
 	    dir, name, name, name, dir);
 	if (system(cmd) != 0)

@@ -197,7 +197,8 @@ test_multiboot(void **state)
 		assert_int_equal(s.gpr[X86_RBX], info);
 		assert_segment_loaded(vm, image[i]);
 
-		assert_int_equal(fw_u32(vm, info) & 0x1fff, BIT(0) | BIT(2) | BIT(3) | BIT(6) | BIT(9));
+		assert_int_equal(
+		    fw_u32(vm, info) & 0x1fff, BIT(0) | BIT(2) | BIT(3) | BIT(6) | BIT(9));
 		assert_int_equal(fw_u32(vm, info + 4), 639);
 		assert_int_equal(fw_u32(vm, info + 8), 127 * 1024);
 		fw_read(vm, fw_u32(vm, info + 16), buf, sizeof(buf) - 1);
@@ -270,9 +271,12 @@ test_lies(void **state)
 		{ { { PH(0, p_paddr), MIB(128) } }, 0, "outside the guest's usable memory" },
 		{ { { PH(0, p_paddr), UINT64_MAX } }, 0, "outside the guest's usable memory" },
 		{ { { PH(1, p_filesz), UINT64_MAX } }, 0, "a note segment of" },
-		{ { { PH(1, p_offset), IMAGE_SIZE } }, 0, "a note segment (48 bytes at offset 16384)" },
-		{ { { PVH_NOTE + 16, 4, SEGMENT_PA - 1 } }, 0, "entry 0x1fffff lies in no segment" },
-		{ { { PVH_NOTE + 16, 4, SEGMENT_PA + SEGMENT_SIZE * 2 } }, 0, "lies in no segment" },
+		{ { { PH(1, p_offset), IMAGE_SIZE } }, 0,
+		    "a note segment (48 bytes at offset 16384)" },
+		{ { { PVH_NOTE + 16, 4, SEGMENT_PA - 1 } }, 0,
+		    "entry 0x1fffff lies in no segment" },
+		{ { { PVH_NOTE + 16, 4, SEGMENT_PA + SEGMENT_SIZE * 2 } }, 0,
+		    "lies in no segment" },
 		{ { { PVH_NOTE + 20, 4, 1 } }, 0, "entry 0x100200040 lies in no segment" },
 		/* Notes that say something else */
 		{ { { PVH_NOTE, 4, UINT32_MAX } }, 0, "neither a PVH note nor a multiboot header" },
@@ -298,7 +302,8 @@ test_lies(void **state)
 			    lie[i].change[j].size);
 		vm_vcpu_get(vm, 0, &before);
 		capture_begin(&log);
-		err = image_boot(vm, image, lie[i].len != 0 ? lie[i].len : IMAGE_SIZE, NULL, "", &s);
+		err = image_boot(vm, image, lie[i].len != 0 ? lie[i].len : IMAGE_SIZE, NULL, "",
+		    &s);
 		capture_end(&log);
 		fw_log_assert(&log, lie[i].words);
 		assert_true(err < 0);

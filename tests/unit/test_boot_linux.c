@@ -1,5 +1,6 @@
 /*
- * Linux bzImages: what the kernel finds at its entry, placement by memory size, and headers that lie.
+ * Linux bzImages: what the kernel finds at its entry, placement by memory size, and headers that
+ * lie.
  */
 #include "firmware_vm.h"
 
@@ -258,10 +259,11 @@ test_placement(void **state)
 
 		for (size_t j = 0; j < ARRAY_SIZE(place[i].change); j++)
 			image_set(image, place[i].change[j]);
-		assert_int_equal(image_boot(vm, image, IMAGE_SIZE, initrd, sizeof(initrd), "", &s), 0);
+		assert_int_equal(
+		    image_boot(vm, image, IMAGE_SIZE, initrd, sizeof(initrd), "", &s), 0);
 		if (s.rip != place[i].rip || fw_u32(vm, ZERO_PAGE + 0x218) != place[i].initrd)
-			fail_msg("case %zu: entry 0x%llx, initrd 0x%x", i, (unsigned long long)s.rip,
-			    fw_u32(vm, ZERO_PAGE + 0x218));
+			fail_msg("case %zu: entry 0x%llx, initrd 0x%x", i,
+			    (unsigned long long)s.rip, fw_u32(vm, ZERO_PAGE + 0x218));
 		vm_destroy(vm);
 		free(image);
 	}
@@ -283,7 +285,8 @@ test_lies(void **state)
 		{ { { 0 } }, 0x26b, "ends inside the Linux setup header" },
 		{ { { 0 } }, 0x26c, "truncated: the kernel starts at offset 2048" },
 		{ { { 0 } }, KERNEL_OFFSET, "truncated: the kernel starts at offset 2048" },
-		{ { { 0 } }, KERNEL_OFFSET + 1, "truncated: its header announces a kernel of 65536" },
+		{ { { 0 } }, KERNEL_OFFSET + 1,
+		    "truncated: its header announces a kernel of 65536" },
 		{ { { 0 } }, IMAGE_SIZE - 17, "truncated: its header announces" },
 		{ { { 0x206, 2, 0x0205 } }, 0, "boot protocol 2.05 is too old" },
 		{ { { 0x206, 2, 0 } }, 0, "boot protocol 0.00 is too old" },
@@ -299,7 +302,8 @@ test_lies(void **state)
 		{ { { 0x230, 4, 0x300000 } }, 0, "an alignment of 0x300000" },
 		{ { { 0x260, 4, MIB(128) } }, 0, "needs 128 MiB of memory" },
 		{ { { 0x260, 4, UINT32_MAX } }, 0, "needs 4096 MiB of memory" },
-		{ { { 0x234, 1, 0 }, { 0x258, 8, 0x1000 } }, 0, "asks to run at 0x1000, below 1 MiB" },
+		{ { { 0x234, 1, 0 }, { 0x258, 8, 0x1000 } }, 0,
+		    "asks to run at 0x1000, below 1 MiB" },
 		{ { { 0x234, 1, 0 }, { 0x258, 8, UINT64_MAX } }, 0, "needs 40 MiB of memory" },
 		{ { { 0x230, 4, BIT(31) }, { 0x235, 1, 255 } }, 0, "needs 40 MiB of memory" },
 		{ { { 0x238, 4, 3 } }, 0, "has 19 characters, this kernel takes 3" },
@@ -462,7 +466,8 @@ test_debian(void **state)
 		seen++;
 	}
 	if (seen == 0) {
-		print_message("skipped: no kernels in build/guest (make guest-cloud fetches one)\n");
+		print_message(
+		    "skipped: no kernels in build/guest (make guest-cloud fetches one)\n");
 		skip();
 	}
 }

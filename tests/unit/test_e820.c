@@ -52,7 +52,8 @@ test_add(void **state)
 	assert_int_equal(e820_add(&map, 0xe0000000, 1, E820_RESERVED), -EEXIST);
 	assert_int_equal(e820_add(&map, 0xdfffffff, 2, E820_RESERVED), -EEXIST);
 	assert_int_equal(e820_add(&map, 0xefffffff, 1, E820_RESERVED), -EEXIST);
-	assert_int_equal(e820_add(&map, 0x40000000, UINT64_MAX - 0x40000000, E820_RESERVED), -EEXIST);
+	assert_int_equal(
+	    e820_add(&map, 0x40000000, UINT64_MAX - 0x40000000, E820_RESERVED), -EEXIST);
 	assert_int_equal(e820_add(&map, 0xdfffffff, 1, E820_RESERVED), 0);
 	assert_int_equal(e820_add(&map, 0xf0000000, 1, E820_RESERVED), 0);
 	assert_int_equal(e820_add(&map, UINT64_MAX, 1, E820_RESERVED), 0);

@@ -18,8 +18,9 @@ entry_check(const uint8_t *e, struct seen *seen)
 {
 	switch (e[0]) {
 	case 0:
-		assert_int_equal(e[3], seen->processors == 0 ? 3 : 1); /* enabled; the first boots */
-		assert_int_equal(e[1], seen->processors + (seen->processors >= 3)); /* 3 cores take 2 bits */
+		/* Enabled, and the first boots; three cores take two bits of the APIC ID. */
+		assert_int_equal(e[3], seen->processors == 0 ? 3 : 1);
+		assert_int_equal(e[1], seen->processors + (seen->processors >= 3));
 		seen->processors++;
 		break;
 	case 1:
@@ -42,7 +43,8 @@ entry_check(const uint8_t *e, struct seen *seen)
 			assert_int_equal(e[2], e[5] == 9 ? 0xf : 0);
 			seen->isa++;
 		} else {
-			assert_memory_equal(e, ((uint8_t[]){ 3, 0, 0xf, 0, 0, 5 << 2 | 1, 7, 21 }), 8);
+			assert_memory_equal(
+			    e, ((uint8_t[]){ 3, 0, 0xf, 0, 0, 5 << 2 | 1, 7, 21 }), 8);
 			seen->pci++;
 		}
 		break;

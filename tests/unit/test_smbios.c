@@ -1,6 +1,6 @@
 /*
- * SMBIOS: entry points, every structure by a walk over the table, variables, UUIDs, and texts that are
- * too long.
+ * SMBIOS: entry points, every structure by a walk over the table, variables, UUIDs, and texts that
+ * are too long.
  */
 #include "firmware_vm.h"
 
@@ -168,12 +168,17 @@ static void
 test_uuid(void **state)
 {
 	static const char *const wrong[] = {
-		"", "1", "00112233-4455-6677-8899-aabbccddeef", "00112233-4455-6677-8899-aabbccddeeff0",
-		"00112233445566778899aabbccddeeff", "00112233-4455-6677-8899-aabbccddeefg",
-		"+0112233-4455-6677-8899-aabbccddeeff", "00112233-4455-6677-8899_aabbccddeeff",
+		"",
+		"1",
+		"00112233-4455-6677-8899-aabbccddeef",
+		"00112233-4455-6677-8899-aabbccddeeff0",
+		"00112233445566778899aabbccddeeff",
+		"00112233-4455-6677-8899-aabbccddeefg",
+		"+0112233-4455-6677-8899-aabbccddeeff",
+		"00112233-4455-6677-8899_aabbccddeeff",
 	};
-	static const uint8_t right[16] = { 0x33, 0x22, 0x11, 0x00, 0x55, 0x44, 0x77, 0x66, 0x88, 0x99,
-		0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff };
+	static const uint8_t right[16] = { 0x33, 0x22, 0x11, 0x00, 0x55, 0x44, 0x77, 0x66, 0x88,
+		0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff };
 	struct config *config = config_create();
 	struct vm *vm = fw_vm_create_topo(MIB(16), (struct x86_topology){ 1, 1, 1 }, config);
 	struct table *t = malloc(sizeof(*t));
