@@ -12,6 +12,7 @@
 #include "bhyve/vars.h"
 #include "chardev/chardev.h"
 #include "chipset/acpi_pm.h"
+#include "chipset/hpet.h"
 #include "chipset/i8042.h"
 #include "chipset/i8254.h"
 #include "chipset/i8259.h"
@@ -46,6 +47,7 @@ struct machine {
 	struct i8259 *i8259;
 	struct i8254 *i8254;
 	struct mc146818 *rtc;
+	struct hpet *hpet;
 	struct acpi_pm *acpi_pm;
 	struct i8042 *i8042;
 	struct reset *reset;
@@ -99,9 +101,24 @@ machine_lapic_create(struct machine *m)
 	if (vm_engine(m->vm, NULL)->msi != NULL)
 		return 0;
 	err = lapic_create(m->vm, &m->lapic);
-	if (err == 0)
-		lapic_virtual_wire(m->lapic);
+	if (err != 0)
+		return err;
+	lapic_virtual_wire(m->lapic);
+	if (config_get_bool_default(m->config, "x86.x2apic", false))
+		err = lapic_x2apic(m->lapic);
 	return err;
+}
+
+static int
+machine_hpet_create(struct machine *m)
+{
+	const struct hpet_params params = {
+		.pit = m->i8254,
+		.rtc_legacy = mc146818_hpet_legacy,
+		.rtc_ctx = m->rtc,
+	};
+
+	return hpet_create(m->vm, &params, &m->hpet);
 }
 
 static int
@@ -123,6 +140,8 @@ machine_chipset_create(struct machine *m)
 	if (err == 0)
 		err = mc146818_create(vm, &rtc, &m->rtc);
 	if (err == 0)
+		err = machine_hpet_create(m);
+	if (err == 0)
 		err = acpi_pm_create(vm, &m->acpi_pm);
 	if (err == 0)
 		err = i8042_create(vm, &m->i8042);
@@ -142,6 +161,7 @@ machine_chipset_destroy(struct machine *m)
 	reset_destroy(m->reset);
 	i8042_destroy(m->i8042);
 	acpi_pm_destroy(m->acpi_pm);
+	hpet_destroy(m->hpet);
 	mc146818_destroy(m->rtc);
 	i8254_destroy(m->i8254);
 	i8259_destroy(m->i8259);
@@ -261,6 +281,8 @@ machine_tables_build(struct machine *m, uint64_t *rsdp)
 	const struct acpi_params acpi = {
 		.i8042 = true,
 		.ioapic_id = IOAPIC_ID,
+		.hpet = HPET_BASE,
+		.hpet_id = HPET_CAPABILITIES,
 		.devices = m->com,
 		.device_count = m->coms,
 	};

@@ -694,3 +694,14 @@ lapic_virtual_wire(struct lapic *l)
 	lapic_lvt_write(a, LAPIC_LVT_LINT0, LAPIC_EXTINT << 8);
 	lapic_lvt_write(a, LAPIC_LVT_LINT1, LAPIC_NMI << 8);
 }
+
+int
+lapic_x2apic(struct lapic *l)
+{
+	int err = 0;
+
+	for (int i = 0; err == 0 && i < l->cpus; i++)
+		err = lapic_base_write(&l->cpu[i],
+		    atomic_load(&l->cpu[i].base) | X86_APIC_BASE_X2APIC);
+	return err;
+}

@@ -33,4 +33,8 @@ void lapic_destroy(struct lapic *l);
  * an operating system without firmware; main thread, before vCPUs run. */
 void lapic_virtual_wire(struct lapic *l);
 
+/* Puts all of them into x2APIC mode, as firmware does for machines with high APIC IDs. Main thread,
+ * before vCPUs run. 0, or -EINVAL when the processor model has no x2APIC mode. */
+int lapic_x2apic(struct lapic *l);
+
 #endif
