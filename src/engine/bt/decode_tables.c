@@ -127,7 +127,7 @@ const struct bt_opcode bt_decode_0f[256] = {
 	GROUP(6, RM, W, NONE), ROWS, OP(LAR, R_RM, W, NONE, M), OP(LSL, R_RM, W, NONE, M),
 	UD, OP(SYSCALL, NONE, V, NONE, 0), OP(CLTS, NONE, V, NONE, 0), OP(SYSRET, NONE, V, NONE, 0),
 	OP(INVD, NONE, V, NONE, 0), OP(WBINVD, NONE, V, NONE, 0), UD, UD,
-	UD, OP(PREFETCH, RM, B, NONE, M), UD, UD,
+	UD, OP(PREFETCH, RM, B, NONE, MEM), UD, UD,
 	/* 10 */
 	X8(VEC),
 	OP(PREFETCH, RM, B, NONE, M), OP(NOP, RM, V, NONE, M), OP(NOP, RM, V, NONE, M),
@@ -168,7 +168,7 @@ const struct bt_opcode bt_decode_0f[256] = {
 	ROWS, ROWS, OP(MOVSX, R_RM, B, NONE, M), OP(MOVSX, R_RM, W, NONE, M),
 	/* C0 */
 	OP(XADD, RM_R, B, NONE, M | LK), OP(XADD, RM_R, V, NONE, M | LK),
-	VEC_I, OP(MOVNTI, RM_R, Y, NONE, MEM), VEC_I, VEC_I, VEC_I, ROWS,
+	VEC_I, ROWS, VEC_I, VEC_I, VEC_I, ROWS,
 	X8(OP(BSWAP, R, V, NONE, OPR)),
 	/* D0 */
 	X16(VEC),
@@ -277,6 +277,8 @@ const struct bt_opcode_row bt_decode_rows_0f[] = {
 	{ 0xbd, P_F3, ALL, OP(LZCNT, R_RM, V, NONE, M) },
 	{ 0xbd, P_ANY, ALL, OP(BSR, R_RM, V, NONE, M) },
 
+	{ 0xc3, P_NONE, ALL, OP(MOVNTI, RM_R, Y, NONE, MEM) },
+
 	{ 0xc7, P_F3, RR(7), OP(RDPID, RM, NAT, NONE, M) },
 	{ 0xc7, P_INT, RR(6), OP(RDRAND, RM, V, NONE, M) },
 	{ 0xc7, P_INT, RR(7), OP(RDSEED, RM, V, NONE, M) },
@@ -338,3 +340,17 @@ const uint32_t bt_decode_vec_0f3a[8] = {
 	[0x60 / 32] = 0x0000000f, /* 60-63 */
 	[0xc0 / 32] = 0x8000d000, /* cc ce cf, df */
 };
+
+/* --- Names --- */
+
+static const char *const bt_id_names[BT_ID_COUNT] = {
+#define BT_NAME(name) #name,
+	BT_IDS(BT_NAME, BT_NAME, BT_NAME)
+#undef BT_NAME
+};
+
+const char *
+bt_id_name(enum bt_id id)
+{
+	return (unsigned)id < BT_ID_COUNT ? bt_id_names[id] : "?";
+}

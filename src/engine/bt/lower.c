@@ -15,18 +15,6 @@ static const uint8_t bt_lower_family[BT_ID_COUNT] = {
 #undef BT_LOWER_VEC
 };
 
-static const char *const bt_id_names[BT_ID_COUNT] = {
-#define BT_LOWER_NAME(name) #name,
-	BT_IDS(BT_LOWER_NAME, BT_LOWER_NAME, BT_LOWER_NAME)
-#undef BT_LOWER_NAME
-};
-
-const char *
-bt_id_name(enum bt_id id)
-{
-	return (unsigned)id < BT_ID_COUNT ? bt_id_names[id] : "?";
-}
-
 /* The size of the register that ModRM.reg names: with these the destination's, which is not the
  * source's. */
 static int
