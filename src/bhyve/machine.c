@@ -280,9 +280,7 @@ machine_tables_build(struct machine *m, uint64_t *rsdp)
 {
 	const struct acpi_params acpi = {
 		.i8042 = true,
-		.ioapic_id = IOAPIC_ID,
-		.hpet = HPET_BASE,
-		.hpet_id = HPET_CAPABILITIES,
+		.hpet = true,
 		.devices = m->com,
 		.device_count = m->coms,
 	};

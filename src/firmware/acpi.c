@@ -5,6 +5,7 @@
 
 #include "base/log.h"
 #include "chipset/acpi_pm.h"
+#include "chipset/hpet.h"
 #include "chipset/mc146818.h"
 #include "chipset/reset.h"
 #include "firmware/acpi_tables.h"
@@ -224,16 +225,16 @@ acpi_fadt_build(struct acpi_writer *w, const struct acpi_params *p, uint64_t dsd
 
 /* IA-PC HPET 1.0a, 3.2.4 */
 static void
-acpi_hpet_build(struct acpi_writer *w, const struct acpi_params *p)
+acpi_hpet_build(struct acpi_writer *w)
 {
 	struct acpi_gas base = {
-		.space = ACPI_SPACE_MEM, .bit_width = 64, .address = p->hpet,
+		.space = ACPI_SPACE_MEM, .bit_width = 64, .address = HPET_BASE,
 	};
 	struct aml a;
 
 	aml_init(&a);
 	aml_table(&a, "HPET", ACPI_HPET_REVISION);
-	aml_u32(&a, p->hpet_id);
+	aml_u32(&a, HPET_CAPABILITIES);
 	aml_bytes(&a, &base, sizeof(base));
 	aml_u8(&a, 0); /* the first HPET */
 	aml_u16(&a, ACPI_HPET_MIN_TICK);
@@ -294,12 +295,12 @@ acpi_rsdp_write(struct acpi_writer *w)
 }
 
 static void
-acpi_madt_put(struct acpi_writer *w, const struct acpi_params *p, const struct x86_topology *topo)
+acpi_madt_put(struct acpi_writer *w, const struct x86_topology *topo)
 {
 	struct aml a;
 
 	aml_init(&a);
-	acpi_madt_build(&a, p, topo);
+	acpi_madt_build(&a, topo);
 	acpi_table_list(w, &a);
 }
 
@@ -328,9 +329,9 @@ acpi_build(struct vm *vm, const struct acpi_params *p, uint64_t *rsdp)
 	facs_at = acpi_put(&w, &facs, sizeof(facs), ACPI_FACS_ALIGN);
 	dsdt = acpi_dsdt_put(&w, p, vcpus);
 	acpi_fadt_build(&w, p, dsdt, facs_at);
-	acpi_madt_put(&w, p, vm_topology(vm));
-	if (p->hpet != 0)
-		acpi_hpet_build(&w, p);
+	acpi_madt_put(&w, vm_topology(vm));
+	if (p->hpet)
+		acpi_hpet_build(&w);
 	if (p->pci != NULL && p->pci->ecam != 0)
 		acpi_mcfg_build(&w, p->pci);
 	acpi_rsdp_write(&w);

@@ -58,9 +58,7 @@ struct acpi_pci {
 struct acpi_params {
 	bool i8042, i8042_aux; /* a keyboard controller, with a mouse port */
 	bool vga; /* VGA registers and memory at 0xa0000 */
-	uint8_t ioapic_id;
-	uint32_t hpet; /* address, 0 when there is none */
-	uint32_t hpet_id; /* low half of its general capabilities register */
+	bool hpet;
 	const struct acpi_pci *pci; /* NULL: no PCI */
 	const struct acpi_device *devices;
 	int device_count;

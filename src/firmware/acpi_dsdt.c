@@ -5,13 +5,13 @@
 #include "firmware/acpi_tables.h"
 
 #include "chipset/acpi_pm.h"
+#include "chipset/hpet.h"
 
 #include <ctype.h>
 #include <stdio.h>
 #include <string.h>
 
 #define DSDT_REVISION 2 /* integers have 64 bits */
-#define DSDT_HPET_SIZE 0x400u
 
 /* What every PC has. */
 static const struct acpi_device dsdt_standard[] = {
@@ -118,10 +118,10 @@ dsdt_hpet(struct aml *a, const struct acpi_params *p)
 {
 	struct acpi_device hpet = {
 		.name = "HPET", .hid = "PNP0103",
-		.res = { ACPI_MEM(p->hpet, DSDT_HPET_SIZE) },
+		.res = { ACPI_MEM(HPET_BASE, HPET_SIZE) },
 	};
 
-	if (p->hpet != 0)
+	if (p->hpet)
 		dsdt_device(a, &hpet);
 }
 

@@ -4,7 +4,7 @@
 #include "firmware/acpi_tables.h"
 
 #include "chipset/acpi_pm.h"
-#include "firmware/layout.h"
+#include "chipset/ioapic.h"
 #include "x86/cpuid.h"
 
 #define ACPI_MADT_REVISION 5
@@ -75,13 +75,13 @@ acpi_madt_nmi(struct aml *a, bool x2apic)
 }
 
 void
-acpi_madt_build(struct aml *a, const struct acpi_params *p, const struct x86_topology *topo)
+acpi_madt_build(struct aml *a, const struct x86_topology *topo)
 {
 	uint32_t vcpus = topo->sockets * topo->cores * topo->threads;
 	bool x2apic = false;
 
 	aml_table(a, "APIC", ACPI_MADT_REVISION);
-	aml_u32(a, LAYOUT_LAPIC);
+	aml_u32(a, X86_APIC_DEFAULT_BASE);
 	aml_u32(a, ACPI_MADT_PCAT_COMPAT);
 	for (uint32_t i = 0; i < vcpus; i++) {
 		uint32_t apic_id = x86_topology_apic_id(topo, i);
@@ -91,9 +91,9 @@ acpi_madt_build(struct aml *a, const struct acpi_params *p, const struct x86_top
 	}
 	aml_u8(a, ACPI_MADT_IOAPIC);
 	aml_u8(a, 12);
-	aml_u8(a, p->ioapic_id);
+	aml_u8(a, IOAPIC_ID);
 	aml_u8(a, 0);
-	aml_u32(a, LAYOUT_IOAPIC);
+	aml_u32(a, IOAPIC_BASE);
 	aml_u32(a, 0); /* its first input is GSI 0 */
 	acpi_madt_override(a, 0, ACPI_PIT_GSI, ACPI_INTI_CONFORMS);
 	acpi_madt_override(a, ACPI_PM_SCI_IRQ, ACPI_PM_SCI_IRQ, ACPI_INTI_LOW_LEVEL);

@@ -12,6 +12,6 @@
 struct x86_topology;
 
 void acpi_dsdt_build(struct aml *a, const struct acpi_params *p, int vcpus);
-void acpi_madt_build(struct aml *a, const struct acpi_params *p, const struct x86_topology *topo);
+void acpi_madt_build(struct aml *a, const struct x86_topology *topo);
 
 #endif

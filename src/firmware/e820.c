@@ -3,11 +3,14 @@
  */
 #include "firmware/e820.h"
 
+#include "chipset/ioapic.h"
 #include "firmware/layout.h"
 #include "vm/mem.h"
 
 #include <errno.h>
 #include <string.h>
+
+#define E820_CHIP_SIZE KIB(4) /* what an APIC takes of the hole */
 
 int
 e820_add(struct e820_map *map, uint64_t base, uint64_t size, enum e820_type type)
@@ -43,8 +46,8 @@ e820_init(struct e820_map *map, uint64_t low, uint64_t high)
 	err |= e820_add(map, LAYOUT_BIOS, LAYOUT_BIOS_SIZE, E820_RESERVED);
 	if (low > LAYOUT_HIGH)
 		err |= e820_add(map, LAYOUT_HIGH, low - LAYOUT_HIGH, E820_RAM);
-	err |= e820_add(map, LAYOUT_IOAPIC, LAYOUT_PAGE, E820_RESERVED);
-	err |= e820_add(map, LAYOUT_LAPIC, LAYOUT_PAGE, E820_RESERVED);
+	err |= e820_add(map, IOAPIC_BASE, E820_CHIP_SIZE, E820_RESERVED);
+	err |= e820_add(map, X86_APIC_DEFAULT_BASE, E820_CHIP_SIZE, E820_RESERVED);
 	if (high != 0)
 		err |= e820_add(map, VM_HIGHMEM_BASE, high, E820_RAM);
 	assert(err == 0);

@@ -58,10 +58,4 @@
 
 #define LAYOUT_HIGH 0x100000u /* where memory above the BIOS starts */
 
-/* Above RAM, below 4 GiB: chips whose pages the memory map reserves. */
-#define LAYOUT_IOAPIC 0xfec00000u
-#define LAYOUT_HPET 0xfed00000u
-#define LAYOUT_LAPIC 0xfee00000u
-#define LAYOUT_PAGE 0x1000u
-
 #endif

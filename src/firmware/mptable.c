@@ -5,6 +5,7 @@
 
 #include "base/log.h"
 #include "chipset/acpi_pm.h"
+#include "chipset/ioapic.h"
 #include "firmware/acpi.h"
 #include "firmware/aml.h"
 #include "firmware/layout.h"
@@ -151,13 +152,13 @@ mptable_buses(struct mptable *t, const struct acpi_pci *pci)
 }
 
 static void
-mptable_isa_ints(struct mptable *t, const struct acpi_params *p, uint8_t isa)
+mptable_isa_ints(struct mptable *t, uint8_t isa)
 {
 	struct mptable_int e = {
 		.type = MPTABLE_IO_INT,
 		.int_type = MPTABLE_EXTINT,
 		.bus = isa,
-		.apic = p->ioapic_id,
+		.apic = IOAPIC_ID,
 	};
 
 	mptable_put(t, &e, sizeof(e));
@@ -174,16 +175,16 @@ mptable_isa_ints(struct mptable *t, const struct acpi_params *p, uint8_t isa)
 
 /* D.3: a PCI source is the device number and the pin. */
 static void
-mptable_pci_ints(struct mptable *t, const struct acpi_params *p)
+mptable_pci_ints(struct mptable *t, const struct acpi_pci *pci)
 {
-	for (int i = 0; p->pci != NULL && i < p->pci->prt_count; i++) {
-		const struct acpi_prt *r = &p->pci->prt[i];
+	for (int i = 0; pci != NULL && i < pci->prt_count; i++) {
+		const struct acpi_prt *r = &pci->prt[i];
 		struct mptable_int e = {
 			.type = MPTABLE_IO_INT,
 			.int_type = MPTABLE_INT,
 			.flags = MPTABLE_INT_LOW_LEVEL,
 			.irq = (uint8_t)(r->slot << 2 | r->pin),
-			.apic = p->ioapic_id,
+			.apic = IOAPIC_ID,
 			.input = r->gsi,
 		};
 
@@ -207,7 +208,7 @@ mptable_local_ints(struct mptable *t, uint8_t isa)
 }
 
 static int
-mptable_write(struct vm *vm, struct mptable *t, const struct acpi_params *p)
+mptable_write(struct vm *vm, struct mptable *t)
 {
 	struct mptable_header h = {
 		.signature = { 'P', 'C', 'M', 'P' },
@@ -216,7 +217,7 @@ mptable_write(struct vm *vm, struct mptable *t, const struct acpi_params *p)
 		.oem_id = { 'B', 'H', 'Y', 'V', 'E', ' ', ' ', ' ' },
 		.product_id = { 'H', 'y', 'p', 'e', 'r', 'v', 'i', 's', 'o', 'r', ' ', ' ' },
 		.entries = t->entries,
-		.lapic = LAYOUT_LAPIC,
+		.lapic = X86_APIC_DEFAULT_BASE,
 	};
 	struct mptable_pointer ptr = {
 		.signature = { '_', 'M', 'P', '_' },
@@ -243,10 +244,10 @@ mptable_build(struct vm *vm, const struct acpi_params *p)
 {
 	struct mptable_ioapic ioapic = {
 		.type = MPTABLE_IOAPIC,
-		.id = p->ioapic_id,
+		.id = IOAPIC_ID,
 		.version = MPTABLE_IOAPIC_VERSION,
 		.flags = MPTABLE_IOAPIC_ENABLED,
-		.address = LAYOUT_IOAPIC,
+		.address = IOAPIC_BASE,
 	};
 	struct mptable t = { 0 };
 	uint8_t isa;
@@ -257,13 +258,13 @@ mptable_build(struct vm *vm, const struct acpi_params *p)
 	mptable_processors(&t, vm);
 	isa = mptable_buses(&t, p->pci);
 	mptable_put(&t, &ioapic, sizeof(ioapic));
-	mptable_isa_ints(&t, p, isa);
-	mptable_pci_ints(&t, p);
+	mptable_isa_ints(&t, isa);
+	mptable_pci_ints(&t, p->pci);
 	mptable_local_ints(&t, isa);
 
 	err = aml_error(&t.buf);
 	if (err == 0)
-		err = mptable_write(vm, &t, p);
+		err = mptable_write(vm, &t);
 	if (err != 0)
 		log_error("mptable", "cannot write the table: %s", strerror(-err));
 	aml_free(&t.buf);

@@ -169,8 +169,7 @@ params_make(struct acpi_params *p, int which)
 		return;
 	p->devices = devices;
 	p->device_count = ARRAY_SIZE(devices);
-	p->hpet = 0xfed00000;
-	p->hpet_id = 0x8086a201;
+	p->hpet = true;
 	if (which == 2) {
 		p->pci = &pci;
 		p->vga = true;
@@ -282,13 +281,12 @@ static void
 test_madt(void **state)
 {
 	const struct x86_topology topo = { 300, 1, 1 };
-	const struct acpi_params p = { .ioapic_id = 7 };
 	struct aml a;
 	uint32_t lapics = 0, x2apics = 0;
 	size_t off = 44;
 
 	aml_init(&a);
-	acpi_madt_build(&a, &p, &topo);
+	acpi_madt_build(&a, &topo);
 	aml_table_end(&a);
 	assert_int_equal(aml_error(&a), 0);
 	assert_int_equal((uint8_t)-aml_checksum(a.buf, a.len), 0);
@@ -304,7 +302,7 @@ test_madt(void **state)
 			break;
 		case 1:
 			assert_memory_equal(e,
-			    ((uint8_t[]){ 1, 12, 7, 0, 0, 0, 0xc0, 0xfe, 0, 0, 0, 0 }), 12);
+			    ((uint8_t[]){ 1, 12, 0, 0, 0, 0, 0xc0, 0xfe, 0, 0, 0, 0 }), 12);
 			break;
 		case 2:
 			if (e[3] == 0)
@@ -337,11 +335,10 @@ static void
 test_madt_topology(void **state)
 {
 	const struct x86_topology topo = { 2, 3, 1 };
-	const struct acpi_params p = { 0 };
 	struct aml a;
 
 	aml_init(&a);
-	acpi_madt_build(&a, &p, &topo);
+	acpi_madt_build(&a, &topo);
 	for (uint32_t i = 0; i < 6; i++) {
 		assert_int_equal(a.buf[44 + 8 * i + 2], i);
 		assert_int_equal(a.buf[44 + 8 * i + 3], x86_topology_apic_id(&topo, i));

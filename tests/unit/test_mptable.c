@@ -30,11 +30,11 @@ entry_check(const uint8_t *e, struct seen *seen)
 			seen->isa_bus = e[1];
 		break;
 	case 2:
-		assert_memory_equal(e, ((uint8_t[]){ 2, 7, 0x11, 1, 0, 0, 0xc0, 0xfe }), 8);
+		assert_memory_equal(e, ((uint8_t[]){ 2, 0, 0x11, 1, 0, 0, 0xc0, 0xfe }), 8);
 		seen->ioapics++;
 		break;
 	case 3:
-		assert_int_equal(e[6], 7);
+		assert_int_equal(e[6], 0);
 		if (e[1] == 3) {
 			assert_int_equal(e[7], 0);
 			seen->extints++;
@@ -44,7 +44,7 @@ entry_check(const uint8_t *e, struct seen *seen)
 			seen->isa++;
 		} else {
 			assert_memory_equal(
-			    e, ((uint8_t[]){ 3, 0, 0xf, 0, 0, 5 << 2 | 1, 7, 21 }), 8);
+			    e, ((uint8_t[]){ 3, 0, 0xf, 0, 0, 5 << 2 | 1, 0, 21 }), 8);
 			seen->pci++;
 		}
 		break;
@@ -65,7 +65,7 @@ test_table(void **state)
 
 	for (int with_pci = 0; with_pci < 2; with_pci++) {
 		struct vm *vm = fw_vm_create_topo(MIB(16), (struct x86_topology){ 2, 3, 1 }, NULL);
-		const struct acpi_params p = { .ioapic_id = 7, .pci = with_pci ? &pci : NULL };
+		const struct acpi_params p = { .pci = with_pci ? &pci : NULL };
 		struct seen seen = { 0 };
 		uint8_t buf[4096];
 		uint32_t at, len, off = 44, entries = 0;
