@@ -1,0 +1,83 @@
+"""Debian's kernels boot to a shell, keep time, and power off."""
+import re
+import time
+
+import pytest
+
+from conftest import Guest
+
+# What a kernel says when it does not like the machine. Each must be absent from dmesg.
+BAD = re.compile(r"warning|firmware bug|acpi error|acpi bios error|lost (timer|interrupt)|call trace"
+                 r"|\bbug:|oops|unstable|spurious|stall|soft lockup|nobody cared", re.I)
+# Messages with such a word that say nothing against the machine.
+FINE = re.compile(r"Spectre|Speculative|mitigation|MDS|TAA|MMIO Stale|RETBleed|ACPI: \[Firmware Bug\]: none"
+                  r"|vulnerab", re.I)
+
+
+def dmesg_complaints(g):
+    return [line for line in g.run("dmesg").splitlines() if BAD.search(line) and not FINE.search(line)]
+
+
+@pytest.mark.parametrize("flavour, machine", [("cloud", "x86_64"), ("amd64", "x86_64"), ("i386", "i686")])
+def test_boot(flavour, machine):
+    with Guest(flavour) as g:
+        assert g.run("uname -m") == machine
+        assert dmesg_complaints(g) == []
+        assert g.run("for i in 1 2 3; do echo $((i * i)); done").split() == ["1", "4", "9"]
+        assert g.poweroff() == 1
+
+
+@pytest.mark.parametrize("memory, least_kib", [("128M", 60 << 10), ("1G", 900 << 10), ("6G", 5800 << 10)])
+def test_memory(memory, least_kib):
+    with Guest(memory=memory) as g:
+        total = int(re.search(r"MemTotal:\s+(\d+) kB", g.run("cat /proc/meminfo"))[1])
+        assert least_kib <= total
+        assert g.poweroff() == 1
+
+
+def test_clock():
+    """The guest's clock runs true to the host's within 1 % over 30 s."""
+    with Guest() as g:
+        t0, g0 = time.monotonic(), float(g.run("cut -d' ' -f1 /proc/uptime"))
+        g.run("sleep 30")
+        g1, t1 = float(g.run("cut -d' ' -f1 /proc/uptime")), time.monotonic()
+        # Both ends are read at most one command apart; a slow machine widens that, not the ratio.
+        assert abs((g1 - g0) / (t1 - t0) - 1) < 0.01 + 0.2 / (t1 - t0)
+
+
+@pytest.mark.parametrize("command, status", [("reboot -f", 0), ("poweroff -f", 1)])
+def test_power(command, status):
+    with Guest() as g:
+        g.p.sendline(command)
+        assert g.wait() == status
+
+
+@pytest.mark.parametrize("how", ["acpi", "kbd", "triple", "pci"])
+def test_reset_ways(how):
+    """Each way of Linux's to reset the machine; a triple fault has a status of its own."""
+    with Guest(cmdline=f"reboot={how}") as g:
+        g.p.sendline("reboot -f")
+        assert g.wait() == (3 if how == "triple" else 0)
+
+
+def test_line_editing_and_ctrl_c():
+    with Guest() as g:
+        # Typed one by one, the wrong character erased, as a person would.
+        for c in "echo ab\x7fc":
+            g.p.send(c)
+        g.p.send("\r")
+        g.p.expect(r"\nac\r")
+        g.p.sendline("sleep 1000")
+        g.p.expect("sleep 1000")
+        g.p.sendcontrol("c")
+        assert g.run("echo alive") == "alive"
+        assert g.poweroff() == 1
+
+
+def test_sigterm_presses_the_power_button():
+    with Guest() as g:
+        g.run("true")
+        g.p.kill(15)
+        # The initramfs has no acpid: a second SIGTERM ends the VM.
+        g.p.kill(15)
+        assert g.wait() is not None
