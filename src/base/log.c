@@ -12,6 +12,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <termios.h>
 #include <unistd.h>
 
 #define LOG_LINE_MAX 1024
@@ -20,11 +21,22 @@
 /* The one writable variable at file scope: messages belong to the process, not to a VM. */
 static _Atomic int log_is_quiet;
 
+/* A terminal that a guest's console put into raw mode needs the carriage return spelt out. */
+static const char *
+log_newline(void)
+{
+	struct termios mode;
+
+	if (tcgetattr(STDERR_FILENO, &mode) == 0 && !(mode.c_oflag & OPOST))
+		return "\r\n";
+	return "\n";
+}
+
 static void
 log_line(const char *who, const char *suffix, const char *fmt, va_list ap)
 {
 	char line[LOG_LINE_MAX];
-	size_t room = sizeof(line) - strlen(suffix) - 1;
+	size_t room = sizeof(line) - strlen(suffix) - strlen("\r\n");
 	int saved_errno = errno;
 	size_t len;
 	int n;
@@ -38,7 +50,7 @@ log_line(const char *who, const char *suffix, const char *fmt, va_list ap)
 		if ((unsigned char)line[i] < ' ' || line[i] == 0x7f)
 			line[i] = '?';
 	}
-	len += (size_t)snprintf(line + len, sizeof(line) - len, "%s\n", suffix);
+	len += (size_t)snprintf(line + len, sizeof(line) - len, "%s%s", suffix, log_newline());
 
 	for (size_t off = 0; off < len;) {
 		ssize_t done = write(STDERR_FILENO, line + off, len - off);

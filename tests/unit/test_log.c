@@ -13,7 +13,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <pty.h>
 #include <stdlib.h>
+#include <termios.h>
 #include <unistd.h>
 
 struct capture {
@@ -123,6 +125,29 @@ test_guest_is_bounded(void **state)
 	assert_null(strstr(text, "opcode 5"));
 }
 
+static void
+test_raw_terminal(void **state)
+{
+	int saved = dup(STDERR_FILENO), master, slave;
+	struct termios mode;
+	char text[64];
+	ssize_t n;
+
+	assert_int_equal(openpty(&master, &slave, NULL, NULL, NULL), 0);
+	assert_int_equal(tcgetattr(slave, &mode), 0);
+	cfmakeraw(&mode);
+	assert_int_equal(tcsetattr(slave, TCSANOW, &mode), 0);
+	dup2(slave, STDERR_FILENO);
+	log_error("x", "text");
+	dup2(saved, STDERR_FILENO);
+	n = read(master, text, sizeof(text) - 1);
+	text[n > 0 ? n : 0] = '\0';
+	assert_string_equal(text, "bhyve: x: text\r\n");
+	close(saved);
+	close(slave);
+	close(master);
+}
+
 static void *
 log_often(void *arg)
 {
@@ -162,6 +187,7 @@ main(void)
 		cmocka_unit_test(test_quiet),
 		cmocka_unit_test(test_hostile),
 		cmocka_unit_test(test_guest_is_bounded),
+		cmocka_unit_test(test_raw_terminal),
 		cmocka_unit_test(test_threads_do_not_mix),
 	};
 
