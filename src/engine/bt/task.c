@@ -198,8 +198,9 @@ bt_task_load_segs(struct bt_cpu *cpu, const struct bt_task *t, int ext)
 		return;
 	}
 	for (int seg = X86_ES; seg <= X86_GS; seg++)
-		if (seg != X86_CS && seg != X86_SS)
+		if (seg != X86_CS)
 			bt_seg_set_null(cpu, seg, t->seg[seg]);
+	cpu->seg[X86_CS].selector = t->seg[X86_CS];
 	bt_mode_update(cpu);
 	bt_task_load_ldt(cpu, t->ldt, ext);
 	bt_task_load_cs(cpu, t->seg[X86_CS], t->ip, ext);
