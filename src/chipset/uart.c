@@ -95,8 +95,8 @@
 #define UART_LINE_SIZE 256u /* characters under way to the receiver */
 #define UART_CLOCK_HZ 1843200u
 
-/* Reads of LSR with nothing in between after which the guest polls for input. A driver that waits to
- * transmit stops at the first, for the transmitter is empty. */
+/* Reads of LSR, the transmitter empty and nothing in between, after which the guest evidently polls for
+ * input: a driver that waits to transmit stops at the first. */
 #define UART_POLLS 8
 /* How long the THRE interrupt may wait for the guest to come and look. */
 #define UART_THRE_NS 200000ull
@@ -526,7 +526,7 @@ uart_lsr_read(struct uart *u)
 {
 	uint8_t val;
 
-	if (u->polls < UART_POLLS && ++u->polls == UART_POLLS) {
+	if (u->polls < UART_POLLS && u->tx_count == 0 && ++u->polls == UART_POLLS) {
 		uart_receive(u);
 		uart_irq_update(u);
 	}

@@ -459,6 +459,35 @@ test_input_before_guest_listens(void **state)
 	}
 }
 
+/* Fills the host's buffers with a pattern until the UART says it is not empty; returns how many. */
+static unsigned
+fill_output(void)
+{
+	unsigned sent = 0;
+
+	while ((inb(&f.t, LSR) & LSR_THRE) != 0) {
+		outb(&f.t, THR, (uint8_t)(sent * 31 >> 3));
+		sent++;
+		if (sent % 1024 == 0) {
+			chip_step(&f.t, 2000000);
+			settle();
+		}
+		assert_true(sent < 10000000);
+	}
+	return sent;
+}
+
+/* Waiting for a host that takes nothing is not polling for input. */
+static void
+test_input_kept_while_transmitter_waits(void **state)
+{
+	fill_output();
+	for (int i = 0; i < 100; i++)
+		assert_int_equal(inb(&f.t, LSR) & LSR_THRE, 0);
+	peer_send("x");
+	assert_int_equal(inb(&f.t, LSR) & LSR_DR, 0);
+}
+
 static void
 test_input_polled(void **state)
 {
@@ -501,24 +530,6 @@ test_input_never_overruns(void **state)
 			got++;
 		}
 	}
-}
-
-/* Fills the host's buffers with a pattern until the UART says it is not empty; returns how many. */
-static unsigned
-fill_output(void)
-{
-	unsigned sent = 0;
-
-	while ((inb(&f.t, LSR) & LSR_THRE) != 0) {
-		outb(&f.t, THR, (uint8_t)(sent * 31 >> 3));
-		sent++;
-		if (sent % 1024 == 0) {
-			chip_step(&f.t, 2000000);
-			settle();
-		}
-		assert_true(sent < 10000000);
-	}
-	return sent;
 }
 
 /* A slow peer: THRE tells, nothing is lost, and the interrupt comes when the peer goes on. */
@@ -710,6 +721,7 @@ main(void)
 		TEST_LINE(test_output),
 		TEST_LINE(test_input_interrupts),
 		TEST_LINE(test_input_before_guest_listens),
+		TEST_LINE(test_input_kept_while_transmitter_waits),
 		TEST_LINE(test_input_polled),
 		TEST_LINE(test_input_never_overruns),
 		TEST_LINE(test_slow_peer),
