@@ -182,6 +182,8 @@ enum x86_vector {
 #define X86_MSR_GS_BASE 0xc0000101
 #define X86_MSR_KERNEL_GS_BASE 0xc0000102
 #define X86_MSR_TSC_AUX 0xc0000103
+#define X86_MSR_HWCR 0xc0010015 /* AMD: hardware configuration */
+#define X86_HWCR_TSC_FREQ_SEL BIT64(24) /* the TSC counts at the P0 frequency */
 
 /* The local APIC's default MMIO page and the INTx message address (SDM 3, 10.4.1 and 10.11.1) */
 #define X86_APIC_DEFAULT_BASE 0xfee00000ull

@@ -31,7 +31,6 @@ bt_msr_is_amd_dummy(uint32_t msr)
 {
 	switch (msr) {
 	case 0xc0010010: /* SYSCFG */
-	case 0xc0010015: /* HWCR */
 	case 0xc001001a: /* TOP_MEM */
 	case 0xc001001d: /* TOM2 */
 	case 0xc001001f: /* NB_CFG */
@@ -153,6 +152,7 @@ bt_msr_read(struct bt_cpu *cpu, uint32_t msr, uint64_t *val)
 	case X86_MSR_FEATURE_CONTROL: *val = 1; return intel ? 0 : -EINVAL;
 	/* Not affected: RDCL_NO, RSBA no, SSB_NO, MDS_NO, PSCHANGE_MC_NO, TAA_NO, and the MMIO ones. */
 	case X86_MSR_ARCH_CAPABILITIES: *val = 0x1e1f1; return intel ? 0 : -EINVAL;
+	case X86_MSR_HWCR: *val = X86_HWCR_TSC_FREQ_SEL; return intel ? -EINVAL : 0;
 	default: break;
 	}
 	if (!intel && bt_msr_is_amd_dummy(msr))
@@ -258,6 +258,7 @@ bt_msr_write(struct bt_cpu *cpu, uint32_t msr, uint64_t val)
 	case X86_MSR_DEBUGCTL:
 	case X86_MSR_BIOS_SIGN_ID: return 0;
 	case X86_MSR_MISC_ENABLE: cpu->misc_enable = val; return intel ? 0 : -EINVAL;
+	case X86_MSR_HWCR: return intel ? -EINVAL : 0;
 	case X86_MSR_MTRRCAP:
 	case X86_MSR_MCG_CAP:
 	case X86_MSR_PLATFORM_ID:
