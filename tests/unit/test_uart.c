@@ -6,7 +6,7 @@
 #include "chardev/chardev.h"
 #include "chipset/uart.h"
 
-#include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -598,6 +598,49 @@ test_peer_gone(void **state)
 	}
 }
 
+static void *
+run_loop(void *arg)
+{
+	vm_loop_run(vm_loop(f.t.vm));
+	return NULL;
+}
+
+/* As in a machine: the loop has its own thread while a guest echoes, polling, what the peer sends, with
+ * the received-data interrupt on and off. Everything comes back, in order. */
+static void
+test_loop_thread(void **state)
+{
+	const unsigned total = 50000;
+	unsigned sent = 0, echoed = 0, got = 0;
+	pthread_t thread;
+
+	vm_clock_resume(vm_loop(f.t.vm));
+	assert_int_equal(pthread_create(&thread, NULL, run_loop, NULL), 0);
+	outb(&f.t, FCR, 0x01);
+	outb(&f.t, MCR, MCR_OUT2);
+	while (got < total) {
+		uint8_t buf[256];
+		ssize_t n;
+
+		for (size_t i = 0; i < sizeof(buf); i++)
+			buf[i] = (uint8_t)((sent + i) * 31 >> 3);
+		n = write(f.peer, buf, MIN(sizeof(buf), total - sent));
+		sent += n > 0 ? (unsigned)n : 0;
+		outb(&f.t, IER, echoed & 64 ? 0x03 : 0x01);
+		while ((inb(&f.t, LSR) & (LSR_DR | LSR_THRE)) == (LSR_DR | LSR_THRE)) {
+			outb(&f.t, THR, inb(&f.t, RBR));
+			inb(&f.t, IIR);
+			echoed++;
+		}
+		n = read(f.peer, buf, sizeof(buf));
+		for (ssize_t i = 0; i < n; i++, got++)
+			assert_int_equal(buf[i], (uint8_t)(got * 31 >> 3));
+	}
+	vm_loop_stop(vm_loop(f.t.vm));
+	pthread_join(thread, NULL);
+	vm_clock_pause(vm_loop(f.t.vm));
+}
+
 static void
 test_shared_line(void **state)
 {
@@ -727,6 +770,7 @@ main(void)
 		TEST_LINE(test_slow_peer),
 		TEST_LINE(test_stalled_peer),
 		TEST_LINE(test_peer_gone),
+		TEST_LINE(test_loop_thread),
 		TEST(test_shared_line),
 		TEST(test_ports_taken),
 		TEST(test_state),
