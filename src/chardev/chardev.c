@@ -1,6 +1,6 @@
 /*
- * The part all serial back ends share: finding one by its description, the output buffer, the flow of
- * input to the client, and watching descriptors only for what can be used.
+ * The part all serial back ends share: finding one by its description, the output buffer, the flow
+ * of input to the client, and watching descriptors only for what can be used.
  *
  * A watch is removed, not just told to watch nothing, while neither input nor output can move: a
  * descriptor whose peer hung up would otherwise report that without end.
@@ -42,8 +42,8 @@ static const struct chardev_backend *const chardev_backends[] = {
 static void chardev_on_in(void *arg, unsigned events);
 static void chardev_on_out(void *arg, unsigned events);
 
-/* Lets the lock go and tells the client what happened meanwhile. Not for calls that clients make with
- * their own lock held. */
+/* Lets the lock go and tells the client what happened meanwhile. Not for calls that clients make
+ * with their own lock held. */
 static void
 chardev_unlock_and_tell(struct chardev *c)
 {
@@ -91,8 +91,8 @@ chardev_fd_ask(struct chardev *c, struct chardev_fd *f, unsigned events, vm_fd_f
 static void
 chardev_watch(struct chardev *c)
 {
-	bool in = c->attached && c->client.input != NULL && c->connected && !c->in_eof && !c->in_paused &&
-	    !c->in_suspended;
+	bool in = c->attached && c->client.input != NULL && c->connected && !c->in_eof &&
+	    !c->in_paused && !c->in_suspended;
 	unsigned in_events = in ? VM_FD_READ : 0;
 	unsigned out_events = c->out_blocked && c->out_head != c->out_tail ? VM_FD_WRITE : 0;
 
@@ -219,7 +219,7 @@ chardev_flush(struct chardev *c)
 		else
 			c->out_head += (uint32_t)n;
 	}
-	/* Not at the first free byte, so that a blocked client comes back with a worthwhile piece. */
+	/* Not at the first free byte, so that a blocked client comes back with more than that. */
 	if (c->out_short && c->out_tail - c->out_head <= CHARDEV_OUT_SIZE / 16 * 15) {
 		c->out_short = false;
 		c->notes |= CHARDEV_NOTE_WRITABLE;
@@ -274,8 +274,8 @@ chardev_write(struct chardev *c, const uint8_t *buf, size_t len)
 	c->out_tail += n;
 	if (n < len)
 		c->out_short = true;
-	/* While blocked a watch flushes. Else a timer does, a moment later: a console writes byte by byte,
-	 * and each would cost a system call. */
+	/* While blocked a watch flushes. Else a timer does, a moment later: a console writes byte
+	 * by byte, and each would cost a system call. */
 	if (!c->out_blocked) {
 		if (used + n >= CHARDEV_OUT_SIZE / 4)
 			vm_timer_arm(c->out_timer, vm_clock_ns(c->loop));
@@ -342,8 +342,8 @@ chardev_pause(struct chardev *c)
 	}
 }
 
-/* Moves one helping from the host to the client. Loop thread: the only one that adds to the client's
- * input, so its room can only have grown since it was asked. */
+/* Moves one helping from the host to the client. Loop thread: the only one that adds to the
+ * client's input, so its room can only have grown since it was asked. */
 static void
 chardev_receive(struct chardev *c)
 {
@@ -371,7 +371,7 @@ chardev_receive(struct chardev *c)
 	if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
 		chardev_watch(c);
 	} else if (n <= 0) {
-		/* The end, EIO of a terminal or pty that hung up, a reset connection: all the same. */
+		/* The end, EIO of a terminal that hung up, a reset connection: all the same. */
 		chardev_end_of_input(c);
 	} else {
 		pthread_mutex_unlock(&c->lock);
@@ -383,8 +383,8 @@ chardev_receive(struct chardev *c)
 static bool
 chardev_can_receive(const struct chardev *c)
 {
-	return !c->closing && c->attached && c->client.input != NULL && c->in.fd >= 0 && !c->in_eof &&
-	    !c->in_paused && !c->in_suspended;
+	return !c->closing && c->attached && c->client.input != NULL && c->in.fd >= 0 &&
+	    !c->in_eof && !c->in_paused && !c->in_suspended;
 }
 
 static void
@@ -399,8 +399,9 @@ chardev_on_in(void *arg, unsigned events)
 		if (chardev_can_receive(c))
 			chardev_receive(c);
 		else if ((c->in.asked & VM_FD_READ) == 0 && c->out.fd == c->in.fd)
-			/* Only output is waited for, and the peer is gone: nobody will take it. What it
-			 * sent before is read when the client has room, and then the end is seen. */
+			/* Only output is waited for, and the peer is gone: nobody will take it.
+			 * What it sent before is read when the client has room, and then the end is
+			 * seen. */
 			chardev_output_discard(c);
 		chardev_watch(c);
 	}
@@ -476,7 +477,8 @@ chardev_open(struct vm_loop *loop, const char *spec, const char *who, struct cha
 	backend = chardev_backend_find(spec, &arg);
 	if (backend == NULL) {
 		log_error(who,
-		    "'%s' is no serial back end: expected stdio, pty, tcp=ip:port, unix=/path or /dev/...",
+		    "'%s' is no serial back end: expected stdio, pty, tcp=ip:port, unix=/path "
+		    "or /dev/...",
 		    spec);
 		return -EINVAL;
 	}

@@ -1,9 +1,9 @@
 /*
  * Inside this room: what chardev.c (buffers, watches, the client) and its back ends share.
  *
- * A back end has up to two descriptors, one to read and one to write (often the same). chardev.c does
- * all reading, writing and watching; a back end opens descriptors, says when a peer came, and is asked
- * when one seems to have left.
+ * A back end has up to two descriptors, one to read and one to write (often the same). chardev.c
+ * does all reading, writing and watching; a back end opens descriptors, says when a peer came, and
+ * is asked when one seems to have left.
  */
 #ifndef CHARDEV_CHARDEV_IMPL_H
 #define CHARDEV_CHARDEV_IMPL_H
@@ -15,7 +15,7 @@
 struct vm_fd;
 struct vm_timer;
 
-/* Output that waits for the host; a power of two. A screenful of boot messages fits several times. */
+/* Output that waits for the host: many screenfuls; a power of two. */
 #define CHARDEV_OUT_SIZE 65536u
 /* How long output may wait for more, so that a stream of single bytes leaves in bulk. */
 #define CHARDEV_FLUSH_NS 1000000ull
@@ -23,16 +23,16 @@ struct vm_timer;
 struct chardev_backend {
 	const char *prefix; /* how the description starts, for example "tcp=" */
 	bool exact; /* the description is the prefix and nothing else */
-	/* Opens by what follows the prefix. 0, or -errno after one line to the user; close() is called
-	 * in any case. Main thread, no lock. */
+	/* Opens by what follows the prefix. 0, or -errno after one line to the user; close() is
+	 * called in any case. Main thread, no lock. */
 	int (*open)(struct chardev *c, const char *arg);
-	/* Undoes open() but for what is in in and out: main thread, no watch is left. May be NULL. */
+	/* Undoes open() but for in and out: main thread, no watch is left. May be NULL. */
 	void (*close)(struct chardev *c);
-	/* Loop thread, c->lock held: whether in may be read now. A back end that says no sees to it that
-	 * chardev_input_allowed() is called once it may. NULL: always. */
+	/* Loop thread, c->lock held: whether in may be read now. A back end that says no sees to it
+	 * that chardev_input_allowed() is called once it may. NULL: always. */
 	bool (*may_read)(struct chardev *c);
-	/* Loop thread, c->lock held: the peer is gone, in and out are closed. The back end waits for the
-	 * next peer. NULL: there is never another. */
+	/* Loop thread, c->lock held: the peer is gone, in and out are closed. The back end waits
+	 * for the next peer. NULL: there is never another. */
 	void (*lost)(struct chardev *c);
 };
 
@@ -87,23 +87,24 @@ extern const struct chardev_backend chardev_stdio, chardev_tty, chardev_pty, cha
 
 /* For back ends. */
 
-/* A peer is there on these descriptors (fd -1: none), which now belong to c. Main thread in open(), else
- * loop thread; no lock held. */
+/* A peer is there on these descriptors (fd -1: none), which now belong to c. Main thread in open(),
+ * else loop thread; no lock held. */
 void chardev_up(struct chardev *c, const struct chardev_fd *in, const struct chardev_fd *out);
 /* After may_read() said no: look again. Loop thread, no lock held. */
 void chardev_input_allowed(struct chardev *c);
 
 /* --- terminal.c: raw mode, put back on every way out --- */
 
-/* Puts the terminal fd into raw mode, remembering what it was. Returns a slot, or -errno. The slot is
- * taken but the mode unchanged while the process is in the terminal's background. */
+/* Puts the terminal fd into raw mode, remembering what it was. Returns a slot, or -errno. The slot
+ * is taken but the mode unchanged while the process is in the terminal's background. */
 int terminal_raw(int fd);
-/* Puts a slot's terminal into raw mode again if it is not: after the process came to the foreground. */
+/* Puts a slot's terminal into raw mode again if it is not: after the process came to the
+ * foreground. */
 void terminal_raw_again(int slot);
 /* Restores the terminal and frees the slot; -1 is fine. */
 void terminal_restore(int slot);
-/* Whether this process may read from and change the slot's terminal: it is in its foreground, or the
- * terminal is not its controlling one. True for -1. */
+/* Whether this process may read from and change the slot's terminal: it is in its foreground, or
+ * the terminal is not its controlling one. True for -1. */
 bool terminal_foreground(int slot);
 /* Takes stdio for this process: false when it is taken already. */
 bool terminal_stdio_take(void);

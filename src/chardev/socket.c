@@ -1,6 +1,6 @@
 /*
- * Serial back ends that listen on a socket: tcp=ip:port and unix=/path. One peer at a time; a further
- * one is turned away at once, as bhyve(8) says of tcp.
+ * Serial back ends that listen on a socket: tcp=ip:port and unix=/path. One peer at a time; a
+ * further one is turned away at once, as bhyve(8) says of tcp.
  */
 #include "chardev/chardev_impl.h"
 
@@ -129,10 +129,11 @@ tcp_say(struct chardev *c, const char *host)
 {
 	struct sockaddr_storage ss;
 	socklen_t len = sizeof(ss);
+	struct sockaddr *sa = (struct sockaddr *)&ss;
 	char port[NI_MAXSERV];
 
-	if (getsockname(c->listen_fd, (struct sockaddr *)&ss, &len) == 0 &&
-	    getnameinfo((struct sockaddr *)&ss, len, NULL, 0, port, sizeof(port), NI_NUMERICSERV) == 0)
+	if (getsockname(c->listen_fd, sa, &len) == 0 &&
+	    getnameinfo(sa, len, NULL, 0, port, sizeof(port), NI_NUMERICSERV) == 0)
 		log_info(c->who, "listening on %s port %s", host, port);
 }
 
@@ -189,7 +190,8 @@ unix_stale(const struct sockaddr_un *sun)
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return false;
-	refused = connect(fd, (const struct sockaddr *)sun, sizeof(*sun)) != 0 && errno == ECONNREFUSED;
+	refused =
+	    connect(fd, (const struct sockaddr *)sun, sizeof(*sun)) != 0 && errno == ECONNREFUSED;
 	close(fd);
 	return refused;
 }
@@ -202,7 +204,7 @@ unix_bind(struct chardev *c, const struct sockaddr_un *sun)
 	int err;
 
 	c->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	/* The file takes the socket's mode, so it never exists with another one (unix(7), fchmod). */
+	/* The file takes the socket's mode, so it never exists with another one (unix(7)). */
 	if (c->listen_fd < 0 || fchmod(c->listen_fd, 0600) != 0)
 		return -errno;
 	err = bind(c->listen_fd, sa, sizeof(*sun)) != 0 ? -errno : 0;

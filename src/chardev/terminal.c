@@ -1,10 +1,11 @@
 /*
- * Terminals in raw mode, and how they get back to what they were: at close, at exit(), on every signal
- * that ends or stops the process.
+ * Terminals in raw mode, and how they get back to what they were: at close, at exit(), on every
+ * signal that ends or stops the process.
  *
- * A signal handler has nothing but file scope to look at, and signal handlers and a process's stdio are
- * one per process; so this file, alone in its room, keeps state there. A slot's contents are complete
- * before in_use is set and do not change until it is cleared, so a handler may read them at any time.
+ * A signal handler has nothing but file scope to look at, and signal handlers and a process's stdio
+ * are one per process; so this file, alone in its room, keeps state there. A slot's contents are
+ * complete before in_use is set and do not change until it is cleared, so a handler may read them
+ * at any time.
  */
 #include "chardev/chardev_impl.h"
 
@@ -31,10 +32,11 @@ static struct terminal terminals[TERMINALS];
 static pthread_mutex_t terminals_lock = PTHREAD_MUTEX_INITIALIZER; /* taking and freeing slots */
 static atomic_bool terminals_stdio_taken;
 
-/* Signals whose default action ends the process and that this file makes restore the terminals first. */
-static const int terminal_fatal[] = { SIGHUP, SIGINT, SIGQUIT, SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE,
-	SIGUSR1, SIGSEGV, SIGUSR2, SIGALRM, SIGTERM, SIGSTKFLT, SIGXCPU, SIGXFSZ, SIGVTALRM, SIGPROF,
-	SIGIO, SIGPWR, SIGSYS };
+/* Signals whose default action ends the process and that this file makes restore the terminals
+ * first. */
+static const int terminal_fatal[] = { SIGHUP, SIGINT, SIGQUIT, SIGILL, SIGTRAP, SIGABRT, SIGBUS,
+	SIGFPE, SIGUSR1, SIGSEGV, SIGUSR2, SIGALRM, SIGTERM, SIGSTKFLT, SIGXCPU, SIGXFSZ, SIGVTALRM,
+	SIGPROF, SIGIO, SIGPWR, SIGSYS };
 
 /* Async-signal-safe. A terminal that is not the process's controlling one has no say in this. */
 static bool
@@ -83,8 +85,9 @@ terminal_all_raw(void)
 	}
 }
 
-/* Restores and dies of the same signal, so that the parent sees the truth and a core is written. The
- * action is the default one again (SA_RESETHAND); the signal is delivered when the handler returns. */
+/* Restores and dies of the same signal, so that the parent sees the truth and a core is written.
+ * The action is the default one again (SA_RESETHAND); the signal is delivered when the handler
+ * returns. */
 static void
 terminal_on_fatal(int sig)
 {
@@ -101,8 +104,8 @@ terminal_catch(int sig, void (*handler)(int), int flags)
 	sigaction(sig, &sa, NULL);
 }
 
-/* kill -TSTP: Ctrl-Z itself goes to the guest. The stop must be the signal's own default action: then
- * it has no effect in an orphaned process group, where nobody could continue the process. */
+/* kill -TSTP: Ctrl-Z itself goes to the guest. The stop must be the signal's own default action:
+ * then it has no effect in an orphaned process group, where nobody could continue the process. */
 static void
 terminal_on_stop(int sig)
 {
@@ -150,7 +153,8 @@ chardev_process_init(void)
 		signal(SIGPIPE, SIG_IGN);
 	for (size_t i = 0; i < ARRAY_SIZE(terminal_fatal); i++) {
 		if (terminal_signal_default(terminal_fatal[i]))
-			terminal_catch(terminal_fatal[i], terminal_on_fatal, SA_RESETHAND | SA_ONSTACK);
+			terminal_catch(
+			    terminal_fatal[i], terminal_on_fatal, SA_RESETHAND | SA_ONSTACK);
 	}
 	if (terminal_signal_default(SIGTSTP))
 		terminal_catch(SIGTSTP, terminal_on_stop, SA_RESTART);

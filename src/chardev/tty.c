@@ -1,9 +1,10 @@
 /*
- * Serial back ends on this process's own stdin and stdout, on a tty device, and on a pty of our making.
+ * Serial back ends on this process's own stdin and stdout, on a tty device, and on a pty of our
+ * making.
  *
  * O_NONBLOCK belongs to the open file description, which stdin and stdout share with the shell and
- * everything it started: setting it there makes other programs fail, even after we are gone. So stdio
- * opens what it was given once more through /proc, which makes a description of its own.
+ * everything it started: setting it there makes other programs fail, even after we are gone. So
+ * stdio opens what it was given once more through /proc, which makes a description of its own.
  */
 #include "chardev/chardev_impl.h"
 
@@ -39,7 +40,8 @@ stdio_fd_open(int fd, int mode, struct chardev_fd *f)
 	if (fstat(fd, &st) != 0)
 		return;
 	f->socket = S_ISSOCK(st.st_mode);
-	/* A file's offset is in the description too, and is to be shared with who else writes there. */
+	/* A file's offset is in the description too, and is to be shared with who else writes
+	 * there. */
 	if (!f->socket && !S_ISREG(st.st_mode)) {
 		snprintf(proc, sizeof(proc), "/proc/self/fd/%d", fd);
 		f->fd = open(proc, mode | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
@@ -48,8 +50,8 @@ stdio_fd_open(int fd, int mode, struct chardev_fd *f)
 			f->fd = open("/dev/tty", mode | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
 		if (f->fd >= 0)
 			return;
-		/* The description stays blocking. A pipe that polls as writable takes PIPE_BUF bytes at
-		 * once (pipe(7)); of anything else only one byte is sure. */
+		/* The description stays blocking. A pipe that polls as writable takes PIPE_BUF
+		 * bytes at once (pipe(7)); of anything else only one byte is sure. */
 		f->chunk = S_ISFIFO(st.st_mode) ? PIPE_BUF : 1;
 	}
 	f->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
@@ -185,8 +187,8 @@ pty_slave_open(const struct chardev *c)
 	return poll(&p, 1, 0) == 0 || (p.revents & POLLHUP) == 0;
 }
 
-/* A program that opens the slave, writes and closes it again is gone when we look, but what it wrote
- * is there: so up on any open, and down at the EIO after the last byte. */
+/* A program that opens the slave, writes and closes it again is gone when we look, but what it
+ * wrote is there: so up on any open, and down at the EIO after the last byte. */
 static void
 pty_on_open(void *arg, unsigned events)
 {

@@ -52,7 +52,8 @@ struct acpi_pm {
 static uint64_t
 pm_ticks(const struct acpi_pm *pm)
 {
-	return (uint64_t)((unsigned __int128)vm_clock_ns(vm_loop(pm->vm)) * ACPI_PM_TMR_HZ / PM_NS_PER_S);
+	return (uint64_t)((unsigned __int128)vm_clock_ns(vm_loop(pm->vm)) * ACPI_PM_TMR_HZ /
+	    PM_NS_PER_S);
 }
 
 /* Notes in PM1_STS that the timer's highest bit changed since the last look (4.8.3.3). */
@@ -79,8 +80,9 @@ pm_update(struct acpi_pm *pm)
 		return;
 	}
 	change = ((pm->seen_ticks >> (PM_TMR_BITS - 1)) + 1) << (PM_TMR_BITS - 1);
-	vm_timer_arm(pm->timer, (uint64_t)(((unsigned __int128)change * PM_NS_PER_S + ACPI_PM_TMR_HZ - 1) /
-				    ACPI_PM_TMR_HZ));
+	vm_timer_arm(pm->timer,
+	    (uint64_t)(((unsigned __int128)change * PM_NS_PER_S + ACPI_PM_TMR_HZ - 1) /
+		ACPI_PM_TMR_HZ));
 }
 
 static void
@@ -105,8 +107,8 @@ pm_tmr_read(void *ctx, uint64_t off, int size)
 /* --- PM1a --- */
 
 /*
- * A status and an enable register side by side, of half bytes each, byte by byte: an 8-bit access must
- * not clear status bits in the other byte.
+ * A status and an enable register side by side, of half bytes each, byte by byte: an 8-bit access
+ * must not clear status bits in the other byte.
  */
 static uint32_t
 pm_event_read(uint16_t sts, uint16_t en, uint64_t off, unsigned half)
@@ -310,8 +312,10 @@ acpi_pm_create(struct vm *vm, struct acpi_pm **out)
 	if (pm->timer == NULL)
 		goto destroy;
 	pm->seen_ticks = pm_ticks(pm);
-	pm->evt = (struct vm_range){ &pm_evt_ops, pm, VM_PIO, ACPI_PM1_EVT, ACPI_PM1_EVT_LEN, false };
-	pm->cnt = (struct vm_range){ &pm_cnt_ops, pm, VM_PIO, ACPI_PM1_CNT, ACPI_PM1_CNT_LEN, false };
+	pm->evt =
+	    (struct vm_range){ &pm_evt_ops, pm, VM_PIO, ACPI_PM1_EVT, ACPI_PM1_EVT_LEN, false };
+	pm->cnt =
+	    (struct vm_range){ &pm_cnt_ops, pm, VM_PIO, ACPI_PM1_CNT, ACPI_PM1_CNT_LEN, false };
 	pm->tmr = (struct vm_range){ &pm_tmr_ops, pm, VM_PIO, ACPI_PM_TMR, ACPI_PM_TMR_LEN, false };
 	pm->gpe = (struct vm_range){ &pm_gpe_ops, pm, VM_PIO, ACPI_GPE0, ACPI_GPE0_LEN, false };
 	pm->smi = (struct vm_range){ &pm_smi_ops, pm, VM_PIO, ACPI_PM_SMI_CMD, 2, false };

@@ -1,7 +1,7 @@
 /*
- * ACPI fixed hardware (ACPI 6.5, 4.8): PM1a event and control blocks, the power-management timer, the
- * GPE0 block and the SMI command port that switches between legacy and ACPI mode. The constants are what
- * the FADT tells the guest; ports are those of bhyve's own FADT.
+ * ACPI fixed hardware (ACPI 6.5, 4.8): PM1a event and control blocks, the power-management timer,
+ * the GPE0 block and the SMI command port that switches between legacy and ACPI mode. The constants
+ * are what the FADT tells the guest; ports are those of bhyve's own FADT.
  */
 #ifndef CHIPSET_ACPI_PM_H
 #define CHIPSET_ACPI_PM_H

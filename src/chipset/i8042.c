@@ -1,6 +1,7 @@
 /*
- * Intel 8042 and keyboard. "AT" is IBM's AT Technical Reference 6280070, section "Keyboard Controller"
- * and, for the keyboard, "Keyboard"; "PS/2" is IBM's PS/2 Hardware Interface Technical Reference.
+ * Intel 8042 and keyboard. "AT" is IBM's AT Technical Reference 6280070, section "Keyboard
+ * Controller" and, for the keyboard, "Keyboard"; "PS/2" is IBM's PS/2 Hardware Interface Technical
+ * Reference.
  *
  *	keyboard: replies, keys  ->  (translation)  -\
  *	                                              >  output buffer, status, IRQ 1  ->  port 0x60
@@ -61,7 +62,7 @@
 #define KBC_A20_OFF 0xdd
 #define KBC_A20_ON 0xdf
 #define KBC_READ_TEST 0xe0
-#define KBC_PULSE 0xf0 /* to 0xff: output port bits 0 to 3 that are 0 in the command go low */
+#define KBC_PULSE 0xf0 /* to 0xff: output port bits 0 to 3, where 0, go low */
 
 /* Output port (AT, "Output Port") */
 #define KBC_OUT_RUN BIT(0) /* low: the processor is reset */
@@ -90,7 +91,7 @@
 #define KBD_RATE_DEFAULT 0x2b /* 10.9 characters a second after half a second */
 #define KBD_NO_ARGUMENT 0x00 /* no command has this number */
 
-#define KBD_QUEUE_SIZE 64u /* more than the 17 bytes of the original: nobody sees it full sooner */
+#define KBD_QUEUE_SIZE 64u /* more than the 17 bytes of the original: none overruns sooner */
 #define KBC_REPLY_SIZE 4u
 
 struct i8042 {
@@ -118,17 +119,20 @@ struct i8042 {
 	bool kbd_scanning;
 };
 
-/* Scan code set 2 to set 1 (AT, "Keyboard Scan Codes", and PS/2); codes from 0x80 on are unchanged but
- * for the two in kbc_translate(). */
+/* Scan code set 2 to set 1 (AT, "Keyboard Scan Codes", and PS/2); codes from 0x80 on are unchanged
+ * but for the two in kbc_translate(). */
 static const uint8_t kbc_set1[128] = {
-	0xff, 0x43, 0x41, 0x3f, 0x3d, 0x3b, 0x3c, 0x58, 0x64, 0x44, 0x42, 0x40, 0x3e, 0x0f, 0x29, 0x59,
-	0x65, 0x38, 0x2a, 0x70, 0x1d, 0x10, 0x02, 0x5a, 0x66, 0x71, 0x2c, 0x1f, 0x1e, 0x11, 0x03, 0x5b,
-	0x67, 0x2e, 0x2d, 0x20, 0x12, 0x05, 0x04, 0x5c, 0x68, 0x39, 0x2f, 0x21, 0x14, 0x13, 0x06, 0x5d,
-	0x69, 0x31, 0x30, 0x23, 0x22, 0x15, 0x07, 0x5e, 0x6a, 0x72, 0x32, 0x24, 0x16, 0x08, 0x09, 0x5f,
-	0x6b, 0x33, 0x25, 0x17, 0x18, 0x0b, 0x0a, 0x60, 0x6c, 0x34, 0x35, 0x26, 0x27, 0x19, 0x0c, 0x61,
-	0x6d, 0x73, 0x28, 0x74, 0x1a, 0x0d, 0x62, 0x6e, 0x3a, 0x36, 0x1c, 0x1b, 0x75, 0x2b, 0x63, 0x76,
-	0x55, 0x56, 0x77, 0x78, 0x79, 0x7a, 0x0e, 0x7b, 0x7c, 0x4f, 0x7d, 0x4b, 0x47, 0x7e, 0x7f, 0x6f,
-	0x52, 0x53, 0x50, 0x4c, 0x4d, 0x48, 0x01, 0x45, 0x57, 0x4e, 0x51, 0x4a, 0x37, 0x49, 0x46, 0x54,
+	0xff, 0x43, 0x41, 0x3f, 0x3d, 0x3b, 0x3c, 0x58, 0x64, 0x44, 0x42, 0x40,
+	0x3e, 0x0f, 0x29, 0x59, 0x65, 0x38, 0x2a, 0x70, 0x1d, 0x10, 0x02, 0x5a,
+	0x66, 0x71, 0x2c, 0x1f, 0x1e, 0x11, 0x03, 0x5b, 0x67, 0x2e, 0x2d, 0x20,
+	0x12, 0x05, 0x04, 0x5c, 0x68, 0x39, 0x2f, 0x21, 0x14, 0x13, 0x06, 0x5d,
+	0x69, 0x31, 0x30, 0x23, 0x22, 0x15, 0x07, 0x5e, 0x6a, 0x72, 0x32, 0x24,
+	0x16, 0x08, 0x09, 0x5f, 0x6b, 0x33, 0x25, 0x17, 0x18, 0x0b, 0x0a, 0x60,
+	0x6c, 0x34, 0x35, 0x26, 0x27, 0x19, 0x0c, 0x61, 0x6d, 0x73, 0x28, 0x74,
+	0x1a, 0x0d, 0x62, 0x6e, 0x3a, 0x36, 0x1c, 0x1b, 0x75, 0x2b, 0x63, 0x76,
+	0x55, 0x56, 0x77, 0x78, 0x79, 0x7a, 0x0e, 0x7b, 0x7c, 0x4f, 0x7d, 0x4b,
+	0x47, 0x7e, 0x7f, 0x6f, 0x52, 0x53, 0x50, 0x4c, 0x4d, 0x48, 0x01, 0x45,
+	0x57, 0x4e, 0x51, 0x4a, 0x37, 0x49, 0x46, 0x54,
 };
 
 /* --- Output buffer --- */
@@ -163,7 +167,8 @@ kbc_irq_update(struct i8042 *c)
 	vm_irq_set(c->vm, I8042_KBD_IRQ, level, c);
 }
 
-/* The next byte the keyboard sends; false if it has none, or none that leaves a byte after translation. */
+/* The next byte the keyboard sends; false if it has none, or none that leaves a byte after
+ * translation. */
 static bool
 kbc_kbd_next(struct i8042 *c)
 {
@@ -173,7 +178,8 @@ kbc_kbd_next(struct i8042 *c)
 		c->queue_count--;
 		memmove(c->queue, c->queue + 1, c->queue_count);
 		c->data = code;
-		if ((c->ram[0] & KBC_CB_XLATE) == 0 || kbc_translate(&c->after_break, code, &c->data))
+		if ((c->ram[0] & KBC_CB_XLATE) == 0 ||
+		    kbc_translate(&c->after_break, code, &c->data))
 			return true;
 	}
 	return false;
@@ -394,8 +400,8 @@ kbc_data(struct i8042 *c, uint8_t val)
 		}
 		break;
 	case KBC_WRITE_AUX_BUFFER:
-		/* Without an auxiliary port the byte comes back as the controller's own, at once: a guest
-		 * need not wait half a second to learn that there is none. */
+		/* Without an auxiliary port the byte comes back as the controller's own, at once: a
+		 * guest need not wait half a second to learn that there is none. */
 		kbc_reply(c, val);
 		break;
 	case KBC_WRITE_AUX: break; /* nobody there */
@@ -475,9 +481,10 @@ i8042_command_write(void *ctx, uint64_t off, int size, uint64_t val)
 		vm_shutdown(c->vm, VM_EXIT_REBOOT);
 }
 
-static const struct vm_range_ops i8042_data_ops = { "i8042", i8042_data_read, i8042_data_write, 1, 1 };
-static const struct vm_range_ops i8042_command_ops = { "i8042", i8042_status_read, i8042_command_write, 1,
+static const struct vm_range_ops i8042_data_ops = { "i8042", i8042_data_read, i8042_data_write, 1,
 	1 };
+static const struct vm_range_ops i8042_command_ops = { "i8042", i8042_status_read,
+	i8042_command_write, 1, 1 };
 
 /* --- State --- */
 
@@ -485,8 +492,9 @@ static int
 i8042_state(void *ctx, struct vm_state *s)
 {
 	struct i8042 *c = ctx;
-	uint8_t *const regs[] = { &c->output_port, &c->command, &c->last_command, &c->data, &c->reply_count,
-		&c->queue_count, &c->kbd_command, &c->kbd_last, &c->kbd_set, &c->kbd_leds, &c->kbd_rate };
+	uint8_t *const regs[] = { &c->output_port, &c->command, &c->last_command, &c->data,
+		&c->reply_count, &c->queue_count, &c->kbd_command, &c->kbd_last, &c->kbd_set,
+		&c->kbd_leds, &c->kbd_rate };
 	bool *const flags[] = { &c->full, &c->data_is_kbd, &c->after_break, &c->kbd_scanning };
 
 	vm_state_section(s, "i8042", 0, 1);
@@ -524,7 +532,8 @@ i8042_create(struct vm *vm, struct i8042 **out)
 	c->kbd_scanning = true;
 	pthread_mutex_init(&c->lock, NULL);
 	c->data_range = (struct vm_range){ &i8042_data_ops, c, VM_PIO, I8042_DATA, 1, false };
-	c->command_range = (struct vm_range){ &i8042_command_ops, c, VM_PIO, I8042_COMMAND, 1, false };
+	c->command_range =
+	    (struct vm_range){ &i8042_command_ops, c, VM_PIO, I8042_COMMAND, 1, false };
 	err = vm_range_add(vm, &c->data_range);
 	if (err == 0)
 		err = vm_range_add(vm, &c->command_range);

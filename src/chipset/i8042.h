@@ -1,8 +1,8 @@
 /*
- * The keyboard controller, an Intel 8042 with the firmware of IBM's AT (AT Technical Reference 6280070,
- * "Keyboard Controller"; PS/2 Hardware Interface Technical Reference, "Keyboard and Auxiliary Device
- * Controller"), and a keyboard with 101 keys on it. The auxiliary port has nothing attached and fails
- * its test.
+ * The keyboard controller, an Intel 8042 with the firmware of IBM's AT (AT Technical Reference
+ * 6280070, "Keyboard Controller"; PS/2 Hardware Interface Technical Reference, "Keyboard and
+ * Auxiliary Device Controller"), and a keyboard with 101 keys on it. The auxiliary port has nothing
+ * attached and fails its test.
  */
 #ifndef CHIPSET_I8042_H
 #define CHIPSET_I8042_H
@@ -21,8 +21,9 @@ struct vm;
 int i8042_create(struct vm *vm, struct i8042 **out);
 void i8042_destroy(struct i8042 *c);
 
-/* A key was pressed or released: its bytes in scan code set 2, 0xf0 before a released key's code. They
- * are taken together or, when the keyboard's buffer is full or scanning is off, not at all. Any thread. */
+/* A key was pressed or released: its bytes in scan code set 2, 0xf0 before a released key's code.
+ * They are taken together or, when the keyboard's buffer is full or scanning is off, not at all.
+ * Any thread. */
 void i8042_key_event(struct i8042 *c, const uint8_t *codes, size_t len);
 
 #endif

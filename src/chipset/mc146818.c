@@ -1,11 +1,11 @@
 /*
  * MC146818A. Sections are those of Motorola's data sheet ADI856R2 by heading; the PC's uses of the
- * memory are those of IBM's AT Technical Reference (6280070) and of the bytes that boot ROMs for virtual
- * machines read to find memory above 16 MiB.
+ * memory are those of IBM's AT Technical Reference (6280070) and of the bytes that boot ROMs for
+ * virtual machines read to find memory above 16 MiB.
  *
- * Time is not counted but computed: base_time began at base_ns of the VM's clock, and the divider chain
- * is in phase with that. Flags are brought up to date when somebody looks, and timers run only for
- * interrupts that are enabled and not yet asserted.
+ * Time is not counted but computed: base_time began at base_ns of the VM's clock, and the divider
+ * chain is in phase with that. Flags are brought up to date when somebody looks, and timers run
+ * only for interrupts that are enabled and not yet asserted.
  */
 #include "chipset/mc146818.h"
 
@@ -80,7 +80,8 @@
 
 #define RTC_NS_PER_S 1000000000ull
 #define RTC_HZ 32768
-/* "Update cycle": UIP rises 244 us before the update, which takes 1984 us; the time changes at its end. */
+/* "Update cycle": UIP rises 244 us before the update, which takes 1984 us; the time changes at its
+ * end. */
 #define RTC_UIP_NS ((244 + 1984) * 1000ull)
 /* "Register A, DV": the first update comes half a second after the divider is released. */
 #define RTC_RELEASE_NS (RTC_NS_PER_S / 2)
@@ -95,8 +96,8 @@ struct mc146818 {
 
 	pthread_mutex_t lock; /* everything below */
 	uint8_t index, upper_index;
-	/* All 256 bytes. Time and calendar bytes are refreshed before use unless updates are held; A is
-	 * without UIP; C is without IRQF. */
+	/* All 256 bytes. Time and calendar bytes are refreshed before use unless updates are held;
+	 * A is without UIP; C is without IRQF. */
 	uint8_t cmos[CMOS_SIZE];
 	int64_t base_time; /* seconds since 1970 in the clock's own zone ... */
 	uint64_t base_ns; /* ... at this time of the VM's clock; a divider phase of 0 */
@@ -264,7 +265,8 @@ rtc_alarm_field(const struct mc146818 *r, int alarm, uint8_t val)
 	return (r->cmos[alarm] & RTC_ALARM_ANY) == RTC_ALARM_ANY || r->cmos[alarm] == val;
 }
 
-/* The first second after t that the alarm matches, or -1: an alarm may be set to a time that never is. */
+/* The first second after t that the alarm matches, or -1: an alarm may be set to a time that never
+ * is. */
 static int64_t
 rtc_alarm_next(const struct mc146818 *r, int64_t t)
 {
@@ -293,8 +295,8 @@ rtc_irq_update(struct mc146818 *r)
 	vm_irq_set(r->vm, MC146818_IRQ, level, r);
 }
 
-/* Arms the timers for what can interrupt next. An asserted flag interrupts again only after register C
- * was read, and reading it comes here. */
+/* Arms the timers for what can interrupt next. An asserted flag interrupts again only after
+ * register C was read, and reading it comes here. */
 static void
 rtc_timers_update(struct mc146818 *r, uint64_t now_ns)
 {
@@ -313,8 +315,8 @@ rtc_timers_update(struct mc146818 *r, uint64_t now_ns)
 	else if (!rtc_held(r) && (wanted & RTC_B_AIE) != 0)
 		next = rtc_alarm_next(r, r->seen_time);
 	if (next != -1)
-		vm_timer_arm(r->second_timer,
-		    r->base_ns + (uint64_t)(next - r->base_time) * RTC_NS_PER_S);
+		vm_timer_arm(
+		    r->second_timer, r->base_ns + (uint64_t)(next - r->base_time) * RTC_NS_PER_S);
 	else
 		vm_timer_cancel(r->second_timer);
 }
@@ -369,7 +371,7 @@ mc146818_hpet_legacy(void *ctx, bool on)
 
 /* --- Registers --- */
 
-/* The time bytes were written, or counting begins again: they are the time of the second under way. */
+/* The time bytes were written, or counting begins again: they tell the second under way. */
 static void
 rtc_time_set(struct mc146818 *r, uint64_t now_ns)
 {
@@ -385,8 +387,8 @@ rtc_a_write(struct mc146818 *r, uint8_t val, uint64_t now_ns)
 
 	r->cmos[RTC_A] = val & ~RTC_A_UIP;
 	if (!was_running && rtc_running(r)) {
-		/* The clock of a VM may be younger than half a second; unsigned wrap is harmless, as only
-		 * differences to base_ns are used. */
+		/* The clock of a VM may be younger than half a second; unsigned wrap is harmless,
+		 * as only differences to base_ns are used. */
 		r->base_ns = now_ns - RTC_RELEASE_NS;
 		r->seen_ns = now_ns;
 	}

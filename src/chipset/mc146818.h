@@ -24,8 +24,8 @@ int mc146818_create(struct vm *vm, const struct mc146818_params *params, struct 
 /* Main thread, the loop not running. NULL is fine. */
 void mc146818_destroy(struct mc146818 *r);
 
-/* The HPET's legacy replacement takes line 8 for itself (HPET 1.0a, 2.4.7): while on, this chip raises
- * no interrupt. ctx is the struct mc146818. Any thread. */
+/* The HPET's legacy replacement takes line 8 for itself (HPET 1.0a, 2.4.7): while on, this chip
+ * raises no interrupt. ctx is the struct mc146818. Any thread. */
 void mc146818_hpet_legacy(void *ctx, bool on);
 /* Sets a byte of CMOS memory, 0x0e to 0xff, as a BIOS would have. Main thread. */
 void mc146818_nvram_set(struct mc146818 *r, uint8_t index, uint8_t val);

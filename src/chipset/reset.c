@@ -60,9 +60,9 @@ reset_control_write(struct reset *r, uint8_t val)
 }
 
 /*
- * The range is the double word at 0xcf8, PCI's CONFIG_ADDRESS, where only a byte at 0xcf9 is meant for
- * the register (PCI 2.1, 3.7.4.1). Guests look for a PCI bus with double words whose second byte would
- * be a reset.
+ * The range is the double word at 0xcf8, PCI's CONFIG_ADDRESS, where only a byte at 0xcf9 is meant
+ * for the register (PCI 2.1, 3.7.4.1). Guests look for a PCI bus with double words whose second
+ * byte would be a reset.
  */
 #define RESET_RANGE_BASE (RESET_CONTROL_PORT - 1)
 #define RESET_RANGE_SIZE 4
@@ -128,9 +128,11 @@ reset_post_write(void *ctx, uint64_t off, int size, uint64_t val)
 	pthread_mutex_unlock(&r->lock);
 }
 
-static const struct vm_range_ops reset_range_ops = { "reset", reset_range_read, reset_range_write, 1, 4 };
+static const struct vm_range_ops reset_range_ops = { "reset", reset_range_read, reset_range_write,
+	1, 4 };
 static const struct vm_range_ops reset_a_ops = { "port92", reset_a_read, reset_a_write, 1, 1 };
-static const struct vm_range_ops reset_post_ops = { "post", reset_post_read, reset_post_write, 1, 1 };
+static const struct vm_range_ops reset_post_ops = { "post", reset_post_read, reset_post_write, 1,
+	1 };
 
 static int
 reset_state(void *ctx, struct vm_state *s)
@@ -156,8 +158,8 @@ reset_create(struct vm *vm, struct reset **out)
 	r->port_a = RESET_PORT_A_A20;
 	pthread_mutex_init(&r->lock, NULL);
 	/* In the background: a PCI host bridge takes the ports over. */
-	r->control_range =
-	    (struct vm_range){ &reset_range_ops, r, VM_PIO, RESET_RANGE_BASE, RESET_RANGE_SIZE, true };
+	r->control_range = (struct vm_range){ &reset_range_ops, r, VM_PIO, RESET_RANGE_BASE,
+		RESET_RANGE_SIZE, true };
 	r->a_range = (struct vm_range){ &reset_a_ops, r, VM_PIO, RESET_PORT_A, 1, false };
 	r->post_range = (struct vm_range){ &reset_post_ops, r, VM_PIO, RESET_POST_PORT, 1, true };
 	err = vm_range_add(vm, &r->control_range);

@@ -1,7 +1,8 @@
 /*
- * The ways a PC resets itself by a port: the reset control register 0xcf9 (Intel 82371SB data sheet,
- * 2.5.5 RC), which the FADT also names as its RESET_REG, and system control port A 0x92 (IBM PS/2
- * Hardware Interface Technical Reference). Port 0x80, where firmware shows how far it is, is here too.
+ * The ways a PC resets itself by a port: the reset control register 0xcf9 (Intel 82371SB data
+ * sheet, 2.5.5 RC), which the FADT also names as its RESET_REG, and system control port A 0x92 (IBM
+ * PS/2 Hardware Interface Technical Reference). Port 0x80, where firmware shows how far it is, is
+ * here too.
  */
 #ifndef CHIPSET_RESET_H
 #define CHIPSET_RESET_H

@@ -110,14 +110,15 @@ testdev_irq_write(void *ctx, uint64_t off, int size, uint64_t val)
 	pthread_mutex_unlock(&t->lock);
 }
 
-static const struct vm_range_ops testdev_exit_ops = { "testdev", testdev_exit_read, testdev_exit_write, 1,
-	4 };
-static const struct vm_range_ops testdev_port_ops = { "testdev", testdev_port_read, testdev_port_write, 1,
-	4 };
+static const struct vm_range_ops testdev_exit_ops = { "testdev", testdev_exit_read,
+	testdev_exit_write, 1, 4 };
+static const struct vm_range_ops testdev_port_ops = { "testdev", testdev_port_read,
+	testdev_port_write, 1, 4 };
 static const struct vm_range_ops testdev_flush_ops = { "testdev", NULL, NULL, 1, 4 };
 /* A line a port: the bus takes wider writes apart, so none is wider than one byte. */
 static const struct vm_range_ops testdev_irq_ops = { "testdev", NULL, testdev_irq_write, 1, 1 };
-static const struct vm_range_ops testdev_mem_ops = { "testdev", testdev_mem_read, testdev_mem_write, 1, 8 };
+static const struct vm_range_ops testdev_mem_ops = { "testdev", testdev_mem_read, testdev_mem_write,
+	1, 8 };
 
 static int
 testdev_state(void *ctx, struct vm_state *s)
@@ -145,13 +146,14 @@ testdev_create(struct vm *vm, struct testdev **out)
 		return -ENOMEM;
 	t->vm = vm;
 	pthread_mutex_init(&t->lock, NULL);
-	t->exit_range =
-	    (struct vm_range){ &testdev_exit_ops, t, VM_PIO, TESTDEV_EXIT, TESTDEV_EXIT_SIZE, false };
-	t->port_range =
-	    (struct vm_range){ &testdev_port_ops, t, VM_PIO, TESTDEV_IOPORT, TESTDEV_IOPORT_SIZE, false };
-	t->flush_range =
-	    (struct vm_range){ &testdev_flush_ops, t, VM_PIO, TESTDEV_FLUSH, TESTDEV_FLUSH_SIZE, false };
-	t->irq_range = (struct vm_range){ &testdev_irq_ops, t, VM_PIO, TESTDEV_IRQ, VM_IRQ_LINES, false };
+	t->exit_range = (struct vm_range){ &testdev_exit_ops, t, VM_PIO, TESTDEV_EXIT,
+		TESTDEV_EXIT_SIZE, false };
+	t->port_range = (struct vm_range){ &testdev_port_ops, t, VM_PIO, TESTDEV_IOPORT,
+		TESTDEV_IOPORT_SIZE, false };
+	t->flush_range = (struct vm_range){ &testdev_flush_ops, t, VM_PIO, TESTDEV_FLUSH,
+		TESTDEV_FLUSH_SIZE, false };
+	t->irq_range =
+	    (struct vm_range){ &testdev_irq_ops, t, VM_PIO, TESTDEV_IRQ, VM_IRQ_LINES, false };
 	t->mem_range =
 	    (struct vm_range){ &testdev_mem_ops, t, VM_MMIO, TESTDEV_MEM, TESTDEV_MEM_SIZE, false };
 	err = vm_range_add(vm, &t->exit_range);

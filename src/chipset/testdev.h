@@ -1,6 +1,6 @@
 /*
- * The PC debug and test device behind `-l pc-testdev`: what kvm-unit-tests and small guests expect of
- * it.
+ * The PC debug and test device behind `-l pc-testdev`: what kvm-unit-tests and small guests expect
+ * of it.
  *
  *	0xf4		debug exit: writing n ends the process with exit status (n << 1) | 1
  *	0xe0 to 0xe3	four bytes that read back what was written, in any size

@@ -3,16 +3,16 @@
  *
  * Where it differs from a chip on a wire, and why:
  *
- * Output takes no time. THR and its FIFO are empty again at once, unless the host takes no more; then
- * they fill, and THRE says so, until the host goes on. A host that takes nothing for a second counts as
- * a line with nobody at its end: characters are lost, and the guest is not held up.
+ * Output takes no time. THR and its FIFO are empty again at once, unless the host takes no more;
+ * then they fill, and THRE says so, until the host goes on. A host that takes nothing for a second
+ * counts as a line with nobody at its end: characters are lost, and the guest is not held up.
  *
- * So that a guest that loops in its interrupt handler "until there is no more to do" gets out of it,
- * the THRE interrupt does not always follow the character at once: see uart_thre_due().
+ * So that a guest that loops in its interrupt handler "until there is no more to do" gets out of
+ * it, the THRE interrupt does not always follow the character at once: see uart_thre_due().
  *
  * Input waits in the host until the guest listens: until it enables the received-data interrupt or
- * evidently polls. Drivers clear the FIFO when they start, and what was typed or piped in before would
- * be lost. While the guest listens, characters never overrun: they wait for space.
+ * evidently polls. Drivers clear the FIFO when they start, and what was typed or piped in before
+ * would be lost. While the guest listens, characters never overrun: they wait for space.
  */
 #include "chipset/uart.h"
 
@@ -95,8 +95,8 @@
 #define UART_LINE_SIZE 256u /* characters under way to the receiver */
 #define UART_CLOCK_HZ 1843200u
 
-/* Reads of LSR, the transmitter empty and nothing in between, after which the guest evidently polls for
- * input: a driver that waits to transmit stops at the first. */
+/* Reads of LSR, the transmitter empty and nothing in between, after which the guest evidently polls
+ * for input: a driver that waits to transmit stops at the first. */
 #define UART_POLLS 8
 /* How long the THRE interrupt may wait for the guest to come and look. */
 #define UART_THRE_NS 200000ull
@@ -288,11 +288,11 @@ uart_chardev_input(void *ctx, const uint8_t *buf, size_t len)
 /* --- Transmitter --- */
 
 /*
- * THR became empty. On a wire that is a character time after it was filled, and a handler that loops
- * until IIR says "none" leaves long before. Here it would find THRE each time and never leave, and an
- * edge would be latched besides for an interrupt with nothing in it. So the interrupt is only due: a
- * guest that looks into IIR finds it, a limited number of times in a row, and one that does not look is
- * interrupted a moment later.
+ * THR became empty. On a wire that is a character time after it was filled, and a handler that
+ * loops until IIR says "none" leaves long before. Here it would find THRE each time and never
+ * leave, and an edge would be latched besides for an interrupt with nothing in it. So the interrupt
+ * is only due: a guest that looks into IIR finds it, a limited number of times in a row, and one
+ * that does not look is interrupted a moment later.
  */
 static void
 uart_thre_due(struct uart *u)
@@ -318,7 +318,7 @@ uart_loop_back(struct uart *u, uint8_t val)
 		u->rx[u->rx_count++] = val;
 	} else {
 		u->lsr |= UART_LSR_OE;
-		/* Without FIFO the new character replaces the old one, with FIFO it is lost (8.4). */
+		/* Without FIFO it replaces the old character, with FIFO it is lost (8.4). */
 		if ((u->fcr & UART_FCR_ENABLE) == 0)
 			u->rx[0] = val;
 	}
@@ -479,7 +479,7 @@ uart_tx_clear(struct uart *u)
 static void
 uart_fcr_write(struct uart *u, uint8_t val)
 {
-	/* Changing the mode clears both FIFOs; other bits count only with bit 0 set (8.5, bit 0). */
+	/* Changing the mode clears both FIFOs; other bits count only with bit 0 set (8.5). */
 	bool toggled = ((val ^ u->fcr) & UART_FCR_ENABLE) != 0;
 	bool on = (val & UART_FCR_ENABLE) != 0;
 
@@ -654,8 +654,8 @@ static int
 uart_state(void *ctx, struct vm_state *s)
 {
 	struct uart *u = ctx;
-	uint8_t *const regs[] = { &u->ier, &u->fcr, &u->lcr, &u->mcr, &u->msr, &u->scr, &u->dll, &u->dlm,
-		&u->lsr, &u->rx_count, &u->tx_count, &u->thre_burst, &u->polls };
+	uint8_t *const regs[] = { &u->ier, &u->fcr, &u->lcr, &u->mcr, &u->msr, &u->scr, &u->dll,
+		&u->dlm, &u->lsr, &u->rx_count, &u->tx_count, &u->thre_burst, &u->polls };
 	bool *const flags[] = { &u->rx_timeout, &u->tx_stalled, &u->thre_pending, &u->thre_due };
 
 	vm_state_section(s, "uart", u->params.base, 1);

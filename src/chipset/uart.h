@@ -1,6 +1,6 @@
 /*
- * The serial port: a National Semiconductor PC16550D (data sheet, June 1995), an NS16550A with FIFOs
- * that work, wired as in a PC: OUT2 gates the interrupt, clock 1.8432 MHz.
+ * The serial port: a National Semiconductor PC16550D (data sheet, June 1995), an NS16550A with
+ * FIFOs that work, wired as in a PC: OUT2 gates the interrupt, clock 1.8432 MHz.
  */
 #ifndef CHIPSET_UART_H
 #define CHIPSET_UART_H
@@ -15,7 +15,7 @@ struct uart_params {
 	const char *name; /* "com1"; a literal or otherwise outliving the uart */
 	uint16_t base; /* of eight ports */
 	uint8_t irq; /* shared with other uarts */
-	struct chardev *chardev; /* stays the caller's and outlives the uart; NULL: nothing attached */
+	struct chardev *chardev; /* the caller's, outlives the uart; NULL: nothing attached */
 };
 
 /* Where a PC has its serial ports; chardev is NULL. */

@@ -1,6 +1,6 @@
 /*
- * For tests of chips with ports and interrupt lines: a machine whose lines are recorded, short names for
- * port accesses, and a save followed by a load.
+ * For tests of chips with ports and interrupt lines: a machine whose lines are recorded, short
+ * names for port accesses, and a save followed by a load.
  */
 #ifndef CHIP_TEST_H
 #define CHIP_TEST_H
@@ -80,7 +80,8 @@ chip_save(struct chip_test *t)
 	return s;
 }
 
-/* Loads what chip_save() returned; mutate, if not NULL, changes the bytes first. Returns the result. */
+/* Loads what chip_save() returned; mutate, if not NULL, changes the bytes first. Returns the
+ * result. */
 static inline int
 chip_load(struct chip_test *t, struct vm_state *saved, void (*mutate)(uint8_t *data, size_t len))
 {

@@ -246,8 +246,8 @@ test_hostile(void **state)
 
 	for (int i = 0; i < 100000; i++) {
 		uint64_t r = chip_random(&seed);
-		uint16_t port = (r & 16) != 0 ? (uint16_t)(0x400 + (r >> 16 & 15)) :
-						(uint16_t)(ACPI_PM_SMI_CMD + (r >> 16 & 1));
+		uint16_t port = (r & 16) != 0 ? (uint16_t)(0x400 + (r >> 16 & 15))
+					      : (uint16_t)(ACPI_PM_SMI_CMD + (r >> 16 & 1));
 		int size = 1 << (r >> 8 & 3) % 3;
 
 		if ((r & 3) == 0)

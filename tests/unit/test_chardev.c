@@ -1,6 +1,6 @@
 /*
- * Serial back ends: sockets, ptys and tty devices, and the flow of input and output. stdio has a test
- * of its own, test_chardev_stdio.c.
+ * Serial back ends: sockets, ptys and tty devices, and the flow of input and output. stdio has a
+ * test of its own, test_chardev_stdio.c.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -73,7 +73,8 @@ line_connected(void *ctx, bool up)
 		line.downs++;
 }
 
-static const struct chardev_client line_client = { line_room, line_input, line_writable, line_connected };
+static const struct chardev_client line_client = { line_room, line_input, line_writable,
+	line_connected };
 
 static int
 setup(void **state)
@@ -227,7 +228,8 @@ test_null_is_nothing_attached(void **state)
 static void
 test_bad_descriptions(void **state)
 {
-	static const char *const bad[] = { "", "stdin", "stdio2", "ptyx", "tcp", "unix", "tcp:1", "dev/x" };
+	static const char *const bad[] = { "", "stdin", "stdio2", "ptyx", "tcp", "unix", "tcp:1",
+		"dev/x" };
 
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
 		line_fails(bad[i], -EINVAL, "expected stdio, pty, tcp=ip:port");
@@ -318,9 +320,9 @@ test_tcp6(void **state)
 static void
 test_tcp_bad(void **state)
 {
-	static const char *const bad[] = { "tcp=", "tcp=:", "tcp=127.0.0.1", "tcp=127.0.0.1:", "tcp=:80",
-		"tcp=[::1", "tcp=[::1]", "tcp=[]:80", "tcp=::1:80", "tcp=127.0.0.1:http",
-		"tcp=127.0.0.1:-1x", "tcp=256.256.256.256.256:1" };
+	static const char *const bad[] = { "tcp=", "tcp=:", "tcp=127.0.0.1",
+		"tcp=127.0.0.1:", "tcp=:80", "tcp=[::1", "tcp=[::1]", "tcp=[]:80", "tcp=::1:80",
+		"tcp=127.0.0.1:http", "tcp=127.0.0.1:-1x", "tcp=256.256.256.256.256:1" };
 	char spec[64];
 	struct chardev *first;
 
@@ -465,7 +467,8 @@ test_input_waits_for_attach(void **state)
 	close(fd);
 }
 
-/* A client without room: input waits, even when its sender is gone; the loop does not spin meanwhile. */
+/* A client without room: input waits, even when its sender is gone; the loop does not spin
+ * meanwhile. */
 static void
 test_input_waits_for_room(void **state)
 {

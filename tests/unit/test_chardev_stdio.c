@@ -1,6 +1,6 @@
 /*
- * stdio, with and without a terminal, in a child whose loop is driven over a control socket. This process
- * is the child's shell: it leads a session with a pty as its terminal.
+ * stdio, with and without a terminal, in a child whose loop is driven over a control socket. This
+ * process is the child's shell: it leads a session with a pty as its terminal.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -47,11 +47,17 @@ readable(int fd)
 
 /*
  * The child attaches stdio and does what single bytes on the control socket ask:
- *	w  write "hello\n"		f  write until it is refused, answer with 4 bytes how much went
- *	e  answer "E"			d  drain, answer "D"
- *	a  attach			b  open stdio a second time, answer "B" if that fails with EBUSY
- *	q  close and return 0		x  exit(9) without closing
+ *
+ *	w  write "hello\n"
+ *	f  write until it is refused, answer with 4 bytes how much went
+ *	e  answer "E"
+ *	d  drain, answer "D"
+ *	a  attach
+ *	b  open stdio a second time, answer "B" if that fails with EBUSY
+ *	q  close and return 0
+ *	x  exit(9) without closing
  *	s  make a segmentation fault
+ *
  * Input is sent on over the control socket.
  */
 struct child {
@@ -123,12 +129,12 @@ child_on_control(void *arg, unsigned events)
 		chardev_drain(s->c);
 		answer = 'D';
 		break;
-	case 'b': answer = chardev_open(s->loop, "stdio", "two", &second) == -EBUSY ? 'B' : '?'; break;
+	case 'b':
+		answer = chardev_open(s->loop, "stdio", "two", &second) == -EBUSY ? 'B' : '?';
+		break;
 	case 'q': vm_loop_stop(s->loop); return;
 	case 'x': exit(9);
-	case 's':
-		raise(SIGSEGV);
-		return;
+	case 's': raise(SIGSEGV); return;
 	}
 	child_input(s, (uint8_t *)&answer, 1);
 }
@@ -305,8 +311,8 @@ test_stdio_input_before_attach(void **state)
 	child_end(&k);
 }
 
-/* Nobody reads stdout: the child goes on, and later all of it comes. Others that write to the same pipe
- * find it as blocking as before. */
+/* Nobody reads stdout: the child goes on, and later all of it comes. Others that write to the same
+ * pipe find it as blocking as before. */
 static void
 test_stdio_slow_reader(void **state)
 {
@@ -567,8 +573,8 @@ test_terminal_restored_at_exit(void **state)
 static void
 test_terminal_restored_after_signals(void **state)
 {
-	static const int fatal[] = { SIGHUP, SIGINT, SIGQUIT, SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE,
-		SIGSEGV, SIGTERM, SIGXCPU, SIGSYS, SIGUSR1, SIGALRM };
+	static const int fatal[] = { SIGHUP, SIGINT, SIGQUIT, SIGILL, SIGTRAP, SIGABRT, SIGBUS,
+		SIGFPE, SIGSEGV, SIGTERM, SIGXCPU, SIGSYS, SIGUSR1, SIGALRM };
 	const struct rlimit no_core = { 0, 0 };
 
 	setrlimit(RLIMIT_CORE, &no_core);
@@ -666,8 +672,8 @@ test_terminal_dies_in_background(void **state)
 	close(k.ctl);
 }
 
-/* Started in the background it neither stops nor takes the shell's input; brought to the foreground,
- * which sends no signal, it takes the terminal within a moment. */
+/* Started in the background it neither stops nor takes the shell's input; brought to the
+ * foreground, which sends no signal, it takes the terminal within a moment. */
 static void
 test_terminal_started_in_background(void **state)
 {

@@ -396,7 +396,9 @@ test_hostile(void **state)
 		case 4: i8042_key_event(f.kbc, (uint8_t *)&r, r >> 61); break;
 		case 5: (void)(i % 64 == 5 && chip_load(&f.t, saved, mutate_one)); break;
 		/* Not those that reset. */
-		default: outb(&f.t, CMD, (uint8_t)((r >> 32) | ((r >> 36 & 15) == 15 ? 1 : 0))); break;
+		default:
+			outb(&f.t, CMD, (uint8_t)((r >> 32) | ((r >> 36 & 15) == 15 ? 1 : 0)));
+			break;
 		}
 	}
 	assert_int_equal(chip_load(&f.t, saved, NULL), 0);

@@ -66,7 +66,8 @@ rtc_set(int year, int month, int day, int hour, int min, int sec)
 static void
 assert_time(unsigned date_bcd, unsigned time_bcd)
 {
-	assert_int_equal(rtc_in(0x32) << 24 | rtc_in(9) << 16 | rtc_in(8) << 8 | rtc_in(7), date_bcd);
+	assert_int_equal(
+	    rtc_in(0x32) << 24 | rtc_in(9) << 16 | rtc_in(8) << 8 | rtc_in(7), date_bcd);
 	assert_int_equal(rtc_in(4) << 16 | rtc_in(2) << 8 | rtc_in(0), time_bcd);
 }
 
@@ -368,8 +369,8 @@ static void
 test_periodic(void **state)
 {
 	/* Rate select and what it means in 32768ths of a second. */
-	static const unsigned ticks[16] = { 0, 128, 256, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096,
-		8192, 16384 };
+	static const unsigned ticks[16] = { 0, 128, 256, 4, 8, 16, 32, 64, 128, 256, 512, 1024,
+		2048, 4096, 8192, 16384 };
 
 	rtc_set(2024, 1, 1, 0, 0, 0);
 	for (unsigned rs = 1; rs < 16; rs++) {

@@ -275,7 +275,8 @@ test_thre_by_timer(void **state)
 	assert_int_equal(f.t.edges[4], 2);
 }
 
-/* A handler that writes until IIR says there is no more must come to an end, and the interrupt goes on. */
+/* A handler that writes until IIR says there is no more must come to an end, and the interrupt goes
+ * on. */
 static void
 test_thre_burst_ends(void **state)
 {
@@ -562,8 +563,8 @@ test_slow_peer(void **state)
 	assert_int_equal(inb(&f.t, LSR) & LSR_EMPTY, LSR_EMPTY);
 }
 
-/* A peer that stopped for good: the guest goes on after a second, and output works again when the peer
- * comes back. */
+/* A peer that stopped for good: the guest goes on after a second, and output works again when the
+ * peer comes back. */
 static void
 test_stalled_peer(void **state)
 {
@@ -605,8 +606,8 @@ run_loop(void *arg)
 	return NULL;
 }
 
-/* As in a machine: the loop has its own thread while a guest echoes, polling, what the peer sends, with
- * the received-data interrupt on and off. Everything comes back, in order. */
+/* As in a machine: the loop has its own thread while a guest echoes, polling, what the peer sends,
+ * with the received-data interrupt on and off. Everything comes back, in order. */
 static void
 test_loop_thread(void **state)
 {
@@ -704,7 +705,7 @@ test_state(void **state)
 	assert_int_equal(inb(&f.t, RBR), 'a');
 }
 
-/* Registers and accesses at random; every so often a byte of the saved state is changed and loaded. */
+/* Registers and accesses at random; now and then a state with a changed byte is loaded. */
 static uint64_t mutate_seed = 88172645463325252ull;
 
 static void
