@@ -53,6 +53,8 @@ enum i8254_mode {
 #define I8254_NEVER UINT64_MAX
 
 #define I8254_NS_CYCLES(ns) ((uint64_t)(ns)*I8254_HZ / 1000000000)
+#define I8254_GAP (I8254_NS_CYCLES(PERIODIC_GAP_NS) + 1)
+#define I8254_BACKLOG I8254_NS_CYCLES(PERIODIC_BACKLOG_NS)
 
 struct i8254_counter {
 	uint8_t mode; /* enum i8254_mode */
@@ -280,8 +282,7 @@ i8254_fired(void *arg)
 		return;
 	}
 	if (i8254_is_periodic(&d->counter[0])) {
-		due = periodic_take(&d->tick, now, I8254_NS_CYCLES(PERIODIC_GAP_NS),
-		    I8254_NS_CYCLES(PERIODIC_BACKLOG_NS), &wake);
+		due = periodic_take(&d->tick, now, I8254_GAP, I8254_BACKLOG, &wake);
 	} else {
 		due = now >= d->tick.next;
 		wake = due ? I8254_NEVER : d->tick.next;
@@ -635,8 +636,11 @@ i8254_create(struct vm *vm, struct i8254 **out)
 	d->vm = vm;
 	d->irq_enabled = true;
 	d->tick.next = I8254_NEVER;
-	for (int i = 0; i < I8254_COUNTERS; i++)
-		d->counter[i] = (struct i8254_counter){ .access = I8254_WORD, .gate = i != 2 };
+	for (int i = 0; i < I8254_COUNTERS; i++) {
+		/* The data sheet leaves it undefined: with OUT high, as firmware does. */
+		d->counter[i] = (struct i8254_counter){ .mode = I8254_SQUARE, .access = I8254_WORD,
+			.gate = i != 2 };
+	}
 	pthread_mutex_init(&d->lock, NULL);
 	d->timer = vm_timer_create(vm_loop(vm), i8254_fired, d);
 	if (d->timer == NULL) {
