@@ -1,9 +1,9 @@
 /*
  * High precision event timer (IA-PC HPET 1.0a).
  *
- * "Ticks" are counts of the main counter's clock since the VM's clock was 0, running or not; the main
- * counter is that plus an offset. Times that something is to happen are kept in ticks, so that a
- * comparator in the future and one in the past are told apart whatever the counter's width.
+ * "Ticks" are counts of the main counter's clock since the VM's clock was 0, running or not; the
+ * main counter is that plus an offset. Times that something is to happen are kept in ticks, so that
+ * a comparator in the future and one in the past are told apart whatever the counter's width.
  */
 #include "chipset/hpet.h"
 #include "chipset/i8254.h"
@@ -199,8 +199,8 @@ hpet_timer_arm(struct hpet_timer *t, uint64_t now, uint64_t wake)
 		vm_timer_arm(t->timer, MIN(wake, now + HPET_FAR) * HPET_TICK_NS);
 }
 
-/* The comparator's value: a periodic timer's is ahead of the counter, even if its last ticks have not
- * been handled yet. */
+/* The comparator's value: a periodic timer's is ahead of the counter, even if its last ticks
+ * have not been handled yet. */
 static uint64_t
 hpet_timer_comparator(const struct hpet_timer *t, uint64_t now)
 {
@@ -213,8 +213,8 @@ hpet_timer_comparator(const struct hpet_timer *t, uint64_t now)
 	return (next + t->hpet->counter) & hpet_timer_mask(t);
 }
 
-/* Takes note of the comparator's value before something changes on which it depends, and catches up on
- * a match that the timer's thread has not come to yet. */
+/* Takes note of the comparator's value before something changes on which it depends, and catches
+ * up on a match that the timer's thread has not come to yet. */
 static void
 hpet_timer_settle(struct hpet_timer *t, uint64_t now)
 {
@@ -336,7 +336,9 @@ hpet_merge(uint64_t old, uint64_t off, int size, uint64_t val)
 {
 	if (size == 8)
 		return val;
-	return off & 4 ? (old & UINT32_MAX) | val << 32 : (old & ~(uint64_t)UINT32_MAX) | (uint32_t)val;
+	if (off & 4)
+		return (old & UINT32_MAX) | val << 32;
+	return (old & ~(uint64_t)UINT32_MAX) | (uint32_t)val;
 }
 
 static void
@@ -413,8 +415,12 @@ hpet_reg_write(struct hpet *d, unsigned reg, uint64_t off, int size, uint64_t va
 		return;
 	}
 	switch (reg) {
-	case HPET_GEN_CONF: hpet_conf_write(d, (uint32_t)hpet_merge(d->conf, off, size, val)); break;
-	case HPET_GINTR_STA: hpet_status_write(d, (uint32_t)hpet_merge(0, off, size, val)); break;
+	case HPET_GEN_CONF:
+		hpet_conf_write(d, (uint32_t)hpet_merge(d->conf, off, size, val));
+		break;
+	case HPET_GINTR_STA:
+		hpet_status_write(d, (uint32_t)hpet_merge(0, off, size, val));
+		break;
 	case HPET_MAIN_CNT:
 		ticks = hpet_ticks(d);
 		val = hpet_merge(hpet_counter(d, ticks), off, size, val);

@@ -61,8 +61,8 @@ struct i8254_counter {
 	uint8_t access; /* enum i8254_access, not I8254_LATCH */
 	bool bcd, gate;
 
-	/* The counting element. It held `count` at `start`; modes 2 and 3 come back to it every `count`
-	 * cycles. While not running, it has gone `held` cycles from there. */
+	/* The counting element. It held `count` at `start`; modes 2 and 3 come back to it every
+	 * `count` cycles. While not running, it has gone `held` cycles from there. */
 	uint32_t count; /* 1 to 65536; 0: none since the control word */
 	bool running; /* modes 1 and 5: triggered; others: the gate is open */
 	uint64_t start, held;
@@ -122,7 +122,8 @@ i8254_is_triggered(const struct i8254_counter *c)
 	return c->mode == I8254_ONE_SHOT || c->mode == I8254_HARD_STROBE;
 }
 
-/* How many of a square wave's cycles are high ("Mode 3"): one more than are low if the count is odd. */
+/* How many of a square wave's cycles are high ("Mode 3"): one more than are low if the count is
+ * odd. */
 static uint32_t
 i8254_high_cycles(uint32_t count)
 {
@@ -185,7 +186,8 @@ i8254_value(const struct i8254_counter *c, uint64_t now)
 	value %= modulus;
 	if (!c->bcd)
 		return (uint16_t)value;
-	return (uint16_t)(value / 1000 << 12 | value / 100 % 10 << 8 | value / 10 % 10 << 4 | value % 10);
+	return (uint16_t)(value / 1000 << 12 | value / 100 % 10 << 8 | value / 10 % 10 << 4 |
+	    value % 10);
 }
 
 static uint8_t
@@ -193,8 +195,9 @@ i8254_status(const struct i8254_counter *c, uint64_t now)
 {
 	bool null = c->count == 0 || c->next != 0 || (c->running && (int64_t)(now - c->start) < 0);
 
-	return (uint8_t)((i8254_out(c, now) ? I8254_STATUS_OUT : 0) | (null ? I8254_STATUS_NULL : 0) |
-	    (unsigned)c->access << 4 | (unsigned)c->mode << 1 | c->bcd);
+	return (uint8_t)((i8254_out(c, now) ? I8254_STATUS_OUT : 0) |
+	    (null ? I8254_STATUS_NULL : 0) | (unsigned)c->access << 4 | (unsigned)c->mode << 1 |
+	    c->bcd);
 }
 
 /* Loads a count into the counting element. */
@@ -260,8 +263,8 @@ i8254_sync(struct i8254 *d, int i, uint64_t now)
 	i8254_load(c, c->next, c->next_start);
 	if (i != 0)
 		return;
-	/* Both modes that wait begin a full period with a rising edge. Edges that should have come after
-	 * it are late: they are planned from the start, to be made up for. */
+	/* Both modes that wait begin a full period with a rising edge. Edges that should have
+	 * come after it are late: they are planned from the start, to be made up for. */
 	if (rises)
 		i8254_pulse(d);
 	i8254_plan(d, c->start);
@@ -333,7 +336,8 @@ i8254_gate(struct i8254_counter *c, bool gate, uint64_t now)
 		if (gate)
 			i8254_trigger(c, now);
 	} else if (i8254_is_periodic(c)) {
-		/* Low stops it, with OUT high; a count that waited for the half's end waits for this. */
+		/* Low stops it, with OUT high; a count that waited for the half's end waits for
+		 * this. */
 		if (gate) {
 			i8254_trigger(c, now);
 		} else {
@@ -377,7 +381,8 @@ i8254_count_write(struct i8254 *d, int i, uint16_t raw, uint64_t now)
 	uint32_t count = raw;
 
 	if (c->bcd)
-		count = (raw >> 12) * 1000u + (raw >> 8 & 15) * 100u + (raw >> 4 & 15) * 10u + (raw & 15);
+		count = (raw >> 12) * 1000u + (raw >> 8 & 15) * 100u + (raw >> 4 & 15) * 10u +
+		    (raw & 15);
 	if (count == 0)
 		count = i8254_modulus(c);
 	if (i8254_is_triggered(c)) {
@@ -403,8 +408,11 @@ i8254_control_write(struct i8254 *d, int i, uint8_t val, uint64_t now)
 	bool was_out = i8254_out(c, now), gate = c->gate;
 	uint8_t mode = I8254_CW_MODE(val);
 
+	/* The top bit of modes 6 and 7 is ignored. */
+	if (mode > I8254_HARD_STROBE)
+		mode -= 4;
 	*c = (struct i8254_counter){
-		.mode = mode > I8254_HARD_STROBE ? mode - 4 : mode, /* the top bit of 6 and 7 is ignored */
+		.mode = mode,
 		.access = I8254_CW_ACCESS(val),
 		.bcd = val & I8254_CW_BCD,
 		.gate = gate,

@@ -296,8 +296,8 @@ i8259_ocw3_write(struct i8259_chip *c, uint8_t val)
 		c->read_isr = val & I8259_OCW3_RIS;
 }
 
-/* The odd port: ICW2 to ICW4 after ICW1, else the mask. ICW3 tells what is wired to what, which cannot
- * be otherwise here. */
+/* The odd port: ICW2 to ICW4 after ICW1, else the mask. ICW3 tells what is wired to what, which
+ * cannot be otherwise here. */
 static void
 i8259_data_write(struct i8259_chip *c, uint8_t val)
 {

@@ -56,7 +56,8 @@ struct ioapic {
 
 /* --- Delivery; the lock is held --- */
 
-/* Fixed and lowest priority may be level-triggered, the others are edges whatever the entry says. */
+/* Fixed and lowest priority may be level-triggered, the others are edges whatever the entry
+ * says. */
 static bool
 ioapic_rte_is_level(uint64_t rte)
 {

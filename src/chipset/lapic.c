@@ -161,7 +161,8 @@ lapic_intr_ack(void *ctx, int cpu)
 		a->isrv = vector;
 		return vector;
 	}
-	/* A message promised an interrupt: without one, the 8259 answers with its spurious vector. */
+	/* A message promised an interrupt: without one, the 8259 answers with its spurious
+	 * vector. */
 	if (atomic_exchange(&a->extint, false) || lapic_extint_pending(a))
 		return vm_pic_ack(l->vm);
 	return -1;
@@ -243,7 +244,8 @@ lapic_svr_write(struct lapic_cpu *a, uint32_t val)
 static void
 lapic_esr_write(struct lapic_cpu *a)
 {
-	/* 10.5.3: what was found since the last write shows now; the error interrupt is armed again. */
+	/* 10.5.3: what was found since the last write shows now; the error interrupt is armed
+	 * again. */
 	a->esr = atomic_exchange(&a->esr_new, 0) & ~LAPIC_ESR_RAISED;
 }
 
@@ -315,13 +317,14 @@ lapic_mmio_offset(void *ctx, int cpu, uint64_t gpa)
 	struct lapic *l = ctx;
 	uint64_t base = atomic_load_explicit(&l->cpu[cpu].base, memory_order_relaxed);
 
-	if (gpa >> 12 != base >> 12 || !(base & X86_APIC_BASE_ENABLE) || (base & X86_APIC_BASE_X2APIC))
+	if (gpa >> 12 != base >> 12 || !(base & X86_APIC_BASE_ENABLE) ||
+	    (base & X86_APIC_BASE_X2APIC))
 		return -1;
 	return gpa & 0xfff;
 }
 
-/* The register at off if it may be used in this way, else -1 and an error noted. Registers are in the
- * first 32 bits of each 16 bytes; the rest is undefined. */
+/* The register at off if it may be used in this way, else -1 and an error noted. Registers are
+ * in the first 32 bits of each 16 bytes; the rest is undefined. */
 static int
 lapic_mmio_reg(struct lapic_cpu *a, int off, unsigned use)
 {
@@ -382,7 +385,8 @@ lapic_x2apic_write(struct lapic_cpu *a, uint32_t reg, uint64_t val)
 	return 0;
 }
 
-/* The state after power-up (10.4.7.1), which INIT brings back except for the ID and IA32_APIC_BASE. */
+/* The state after power-up (10.4.7.1), which INIT brings back except for the ID and
+ * IA32_APIC_BASE. */
 static void
 lapic_reset(struct lapic_cpu *a)
 {
@@ -541,7 +545,8 @@ lapic_state_loaded(struct lapic_cpu *a, struct vm_state *s)
 		vm_state_reject(s, "a vector below 16");
 	if (a->dcr & ~lapic_reg_info[LAPIC_DCR].mask)
 		vm_state_reject(s, "the timer's divider");
-	if ((a->counting && a->initial_count == 0) || (a->tsc_deadline != 0 && a->lapic->tsc_khz == 0))
+	if ((a->counting && a->initial_count == 0) ||
+	    (a->tsc_deadline != 0 && a->lapic->tsc_khz == 0))
 		vm_state_reject(s, "the timer");
 	if (vm_state_error(s) != 0) {
 		lapic_reset(a);

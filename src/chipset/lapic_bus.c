@@ -1,10 +1,10 @@
 /*
- * Local APICs: interrupt messages, whom they are for, and what becomes of them there (SDM 3, 10.5 to
- * 10.8 and 10.11).
+ * Local APICs: interrupt messages, whom they are for, and what becomes of them there (SDM 3, 10.5
+ * to 10.8 and 10.11).
  *
- * Nothing here takes a lock, so that a device may send with its own lock held and a vCPU's IPI costs a
- * few atomic operations. A request bit that was set already needs no kick: whoever set it kicks, after
- * setting it, and the target looks at all of IRR when kicked.
+ * Nothing here takes a lock, so that a device may send with its own lock held and a vCPU's IPI
+ * costs a few atomic operations. A request bit that was set already needs no kick: whoever set it
+ * kicks, after setting it, and the target looks at all of IRR when kicked.
  */
 #include "chipset/lapic_private.h"
 #include "vm/irq.h"
@@ -157,7 +157,8 @@ lapic_match(const struct lapic_cpu *a, const struct lapic_msg *msg)
 	return msg->logical ? lapic_match_logical(a, msg->dest) : msg->dest == a->id;
 }
 
-/* The lowest task priority takes it; among equals all in turn (10.6.2.4 leaves both to the platform). */
+/* The lowest task priority takes it; among equals all in turn (10.6.2.4 leaves both to the
+ * platform). */
 static void
 lapic_send_lowest(struct lapic *l, const struct lapic_msg *msg)
 {
@@ -201,9 +202,10 @@ void
 lapic_icr_send(struct lapic_cpu *a, uint32_t icr, uint32_t dest)
 {
 	enum lapic_shorthand to = LAPIC_ICR_SHORTHAND(icr);
+	uint32_t everyone = lapic_is_x2apic(a) ? UINT32_MAX : 0xff;
 	struct lapic_msg msg = {
 		.dest = dest,
-		.broadcast = to != LAPIC_TO_DEST || dest == (lapic_is_x2apic(a) ? UINT32_MAX : 0xff),
+		.broadcast = to != LAPIC_TO_DEST || dest == everyone,
 		.logical = icr & LAPIC_ICR_LOGICAL,
 		.mode = LAPIC_LVT_MODE(icr),
 		.vector = icr & LAPIC_LVT_VECTOR,

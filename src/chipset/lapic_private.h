@@ -1,6 +1,6 @@
 /*
- * What the local APIC's own files share: lapic.c (registers, acknowledge), lapic_bus.c (messages and
- * their destinations), lapic_timer.c. Not for others.
+ * What the local APIC's own files share: lapic.c (registers, acknowledge), lapic_bus.c (messages
+ * and their destinations), lapic_timer.c. Not for others.
  */
 #ifndef CHIPSET_LAPIC_PRIVATE_H
 #define CHIPSET_LAPIC_PRIVATE_H
@@ -78,15 +78,15 @@ enum lapic_mode {
 	LAPIC_EXTINT, /* not in the ICR */
 };
 
-/* The APIC of one vCPU. "Own thread" is the vCPU's. Registers that others look at to find out whether a
- * message is for this APIC are plain atomics: a message that crosses a change of them on its way may see
- * either state, as on a bus. */
+/* The APIC of one vCPU. "Own thread" is the vCPU's. Registers that others look at to find out
+ * whether a message is for this APIC are plain atomics: a message that crosses a change of them
+ * on its way may see either state, as on a bus. */
 struct lapic_cpu {
 	struct lapic *lapic;
 	uint32_t id; /* APIC ID and index of the vCPU */
 
-	/* Set by any thread, IRR before irr_words; moved on by the own thread. irr_words has a bit for
-	 * each word of IRR that may not be 0. */
+	/* Set by any thread, IRR before irr_words; moved on by the own thread. irr_words has a
+	 * bit for each word of IRR that may not be 0. */
 	_Atomic uint32_t irr_words;
 	_Atomic uint32_t irr[8];
 	_Atomic uint32_t tmr[8];
@@ -129,7 +129,8 @@ struct lapic {
 	struct lapic_cpu cpu[];
 };
 
-/* Every register is whole in itself: no order between two of them is needed where these are used. */
+/* Every register is whole in itself: no order between two of them is needed where these are
+ * used. */
 static inline uint32_t
 lapic_get(const _Atomic uint32_t *reg)
 {

@@ -1,9 +1,9 @@
 /*
  * Local APIC timer (SDM 3, 10.5.4).
  *
- * The counter is never counted: its value follows from the VM's clock and the time it was started. The
- * vm_timer only tells when to raise the interrupt; it runs on the event loop's thread. A deadline that
- * has passed when it is set raises the interrupt at once, on the vCPU's own thread.
+ * The counter is never counted: its value follows from the VM's clock and the time it was started.
+ * The vm_timer only tells when to raise the interrupt; it runs on the event loop's thread. A
+ * deadline that has passed when it is set raises the interrupt at once, on the vCPU's own thread.
  */
 #include "chipset/lapic_private.h"
 
@@ -231,7 +231,8 @@ lapic_timer_set_deadline(struct lapic_cpu *a, uint64_t tsc)
 		return;
 	pthread_mutex_lock(&a->lock);
 	a->tsc_deadline = tsc;
-	/* Disarming, as guests do all the time, leaves the vm_timer alone: it will find nothing due. */
+	/* Disarming, as guests do all the time, leaves the vm_timer alone: it will find nothing
+	 * due. */
 	due = lapic_timer_check_deadline(a);
 	pthread_mutex_unlock(&a->lock);
 	if (due)

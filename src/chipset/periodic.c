@@ -5,7 +5,8 @@
 #include "base/bits.h"
 
 bool
-periodic_take(struct periodic *p, uint64_t now, uint64_t gap, uint64_t backlog, uint64_t *wake)
+periodic_take(struct periodic *p, uint64_t now, uint64_t gap, uint64_t backlog,
+    uint64_t *wake)
 {
 	uint64_t behind;
 

@@ -466,7 +466,9 @@ test_hostile(void **state)
 		switch (r >> 8 & 3) {
 		case 0: outb(&f.t, port, (uint8_t)(r >> 16)); break;
 		case 1: (void)inb(&f.t, port); break;
-		case 2: vm_irq_set(f.t.vm, (int)(r >> 16 & 31) % VM_IRQ_LINES, r >> 40 & 1, NULL); break;
+		case 2:
+			vm_irq_set(f.t.vm, (int)(r >> 16 & 31) % VM_IRQ_LINES, r >> 40 & 1, NULL);
+			break;
 		case 3:
 			if (vm_pic_pending(f.t.vm))
 				assert_in_range(vm_pic_ack(f.t.vm), 0, 255);

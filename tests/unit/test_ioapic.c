@@ -322,15 +322,18 @@ test_hostile(void **state)
 		uint64_t r = chip_random(&seed);
 
 		switch (r & 7) {
-		case 0: vm_irq_set(f.t.vm, (int)(r >> 8 & 31) % VM_IRQ_LINES, r >> 16 & 1, NULL); break;
+		case 0:
+			vm_irq_set(f.t.vm, (int)(r >> 8 & 31) % VM_IRQ_LINES, r >> 16 & 1, NULL);
+			break;
 		case 1: vm_irq_eoi(f.t.vm, (uint8_t)(r >> 8)); break;
 		case 2:
-			(void)vm_bus_read(f.t.vm, VM_MMIO, IOAPIC_BASE + (r >> 8 & 0x7f), 1 + (r >> 16 & 7));
+			(void)vm_bus_read(f.t.vm, VM_MMIO, IOAPIC_BASE + (r >> 8 & 0x7f),
+			    1 + (r >> 16 & 7));
 			break;
 		case 3: reg_write(r >> 8 & 0xff, (uint32_t)(r >> 32)); break;
 		default:
-			vm_bus_write(f.t.vm, VM_MMIO, IOAPIC_BASE + (r >> 8 & 0x7f), 1 + (r >> 16 & 7),
-			    chip_random(&seed));
+			vm_bus_write(f.t.vm, VM_MMIO, IOAPIC_BASE + (r >> 8 & 0x7f),
+			    1 + (r >> 16 & 7), chip_random(&seed));
 			break;
 		}
 	}
