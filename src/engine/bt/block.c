@@ -79,8 +79,7 @@ bt_op_stale(struct bt_cpu *cpu, const struct bt_op *op)
 static uint8_t
 bt_block_mode_bits(const struct bt_cpu *cpu)
 {
-	return (uint8_t)(cpu->code_size / 4 | (cpu->sp_size / 4) << 2 |
-	    (cpu->pe && !cpu->vm86) << 4);
+	return (uint8_t)(cpu->code_size | (cpu->pe && !cpu->vm86));
 }
 
 /* Whether the code segment has a limit that code might run into. */

@@ -26,7 +26,7 @@
  * - An op flagged BT_OP_END ends its block: its handler returns instead of calling bt_next().
  * - A pointer into guest memory (a window's, bt_span()'s, bt_fetch()'s) is good until the handler ends or
  *   calls the machine (bt_pio_*, bt_mmio_*, any access that may be MMIO), whichever comes first.
- * - What a lowered op does may depend on code_size, sp_size and whether the mode is protected (pe and not
+ * - What a lowered op does may depend on code_size and on whether the mode is protected (pe and not
  *   vm86) at the time of lowering; whatever else it depends on it must look at when it runs. Blocks are
  *   shared by everything that runs the same physical code in the same such mode, at any address.
  *
@@ -396,6 +396,18 @@ bt_shadow_set(struct bt_cpu *cpu, uint8_t kind)
 {
 	cpu->shadow = kind;
 	cpu->shadow_rip = cpu->r[BT_REG_RIP];
+}
+
+/* SYSCALL and SYSRET: whether a single-step trap follows is decided by TF as they leave it, so that a
+ * kernel can keep it off its entry code (SDM 2, SYSCALL; SDM 3, 17.3.1.4). */
+static inline void
+bt_trap_late(struct bt_cpu *cpu)
+{
+	cpu->trap_skip = 1;
+	if (unlikely(cpu->eflags & X86_FL_TF)) {
+		cpu->dr6_pending |= BIT(14); /* BS */
+		bt_attn_set(cpu, BT_ATTN_STEP);
+	}
 }
 
 /* DR0 to DR3, DR7 or CR4.DE changed (run.c). */

@@ -55,14 +55,19 @@ bt_tlb_key(const struct bt_cpu *cpu, uint64_t la, int size)
 	return ((la + (uint64_t)size - 1) & ~0xfffull) | cpu->as_tag;
 }
 
+/* Guest operands lie where they like. */
+typedef uint16_t bt_u16 __attribute__((aligned(1), may_alias));
+typedef uint32_t bt_u32 __attribute__((aligned(1), may_alias));
+typedef uint64_t bt_u64 __attribute__((aligned(1), may_alias));
+
 static inline __attribute__((always_inline)) uint64_t
 bt_host_load(uintptr_t p, int size)
 {
 	switch (size) {
 	case 1: return *(volatile uint8_t *)p;
-	case 2: return *(volatile uint16_t *)p;
-	case 4: return *(volatile uint32_t *)p;
-	default: return *(volatile uint64_t *)p;
+	case 2: return *(volatile bt_u16 *)p;
+	case 4: return *(volatile bt_u32 *)p;
+	default: return *(volatile bt_u64 *)p;
 	}
 }
 
@@ -71,9 +76,9 @@ bt_host_store(uintptr_t p, int size, uint64_t val)
 {
 	switch (size) {
 	case 1: *(volatile uint8_t *)p = (uint8_t)val; break;
-	case 2: *(volatile uint16_t *)p = (uint16_t)val; break;
-	case 4: *(volatile uint32_t *)p = (uint32_t)val; break;
-	default: *(volatile uint64_t *)p = val; break;
+	case 2: *(volatile bt_u16 *)p = (uint16_t)val; break;
+	case 4: *(volatile bt_u32 *)p = (uint32_t)val; break;
+	default: *(volatile bt_u64 *)p = val; break;
 	}
 }
 

@@ -50,6 +50,7 @@ bt_sys_syscall(struct bt_cpu *cpu, const struct bt_op *op)
 		bt_eflags_write(cpu, 0, X86_FL_IF | X86_FL_RF | X86_FL_VM);
 	}
 	bt_mode_update(cpu);
+	bt_trap_late(cpu);
 }
 
 static void
@@ -78,6 +79,7 @@ bt_sys_sysret(struct bt_cpu *cpu, const struct bt_op *op)
 	else
 		bt_eflags_write(cpu, X86_FL_IF, X86_FL_IF);
 	bt_mode_update(cpu);
+	bt_trap_late(cpu);
 }
 
 static void
