@@ -32,6 +32,7 @@
 #include "vm/vm.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -344,14 +345,33 @@ machine_destroy(struct machine *m)
 	vm_destroy(m->vm);
 }
 
+static void
+machine_stat(void *arg, const char *name, uint64_t value)
+{
+	log_info("bt.stats", "%s %" PRIu64, name, value);
+}
+
+static void
+machine_stats(struct machine *m)
+{
+	const struct engine_ops *engine;
+	struct engine_vm *evm;
+
+	engine = vm_engine(m->vm, &evm);
+	if (engine->stats != NULL && config_get_bool_default(m->config, "bt.stats", false))
+		engine->stats(evm, machine_stat, m);
+}
+
 int
 machine_run(const struct config *config)
 {
 	struct machine m = { .config = config };
 	int status = VM_EXIT_ERROR;
 
-	if (machine_create(&m) == 0)
+	if (machine_create(&m) == 0) {
 		status = (int)vm_run(m.vm);
+		machine_stats(&m);
+	}
 	machine_destroy(&m);
 	return status;
 }

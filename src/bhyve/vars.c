@@ -43,6 +43,7 @@ static const struct var vars_table[] = {
 	/* The machine */
 	{ .name = "name", .type = VAR_NAME },
 	{ .name = "engine", .type = VAR_ENGINE },
+	{ .name = "bt.stats", .type = VAR_BOOL },
 	{ .name = "cpus", .option = "-c", .type = VAR_UINT, .min = 1, .max = VARS_VCPUS_MAX },
 	{ .name = "sockets", .option = "-c", .type = VAR_UINT, .min = 1, .max = VARS_VCPUS_MAX },
 	{ .name = "cores", .option = "-c", .type = VAR_UINT, .min = 1, .max = VARS_VCPUS_MAX },
