@@ -391,8 +391,8 @@ bt_mov_plain(const struct bt_insn *in)
 	case BT_ID_SALC: return bt_int_salc;
 	case BT_ID_XLAT: return bt_int_xlat;
 	case BT_ID_MOVDIR64B: return bt_int_movdir64b;
-	case BT_ID_NOP: return bt_int_nop;
-	case BT_ID_PREFETCH: return bt_int_is_mem(in) ? bt_int_nop : NULL;
+	case BT_ID_NOP:
+	case BT_ID_PREFETCH: return bt_int_nop;
 	case BT_ID_LFENCE:
 	case BT_ID_MFENCE:
 	case BT_ID_SFENCE: return bt_int_fence;
@@ -406,12 +406,9 @@ bt_int_mov_lower(const struct bt_insn *in, struct bt_op *op)
 	int size = bt_size_index(in->size), mem = bt_int_is_mem(in);
 
 	switch (in->id) {
+	case BT_ID_MOV:
 	case BT_ID_MOVNTI:
-	case BT_ID_MOVDIRI:
-		if (in->pp != BT_PP_NONE)
-			return false;
-		/* fall through */
-	case BT_ID_MOV: op->fn = bt_mov_table[size][bt_mov_form(in, op)]; return true;
+	case BT_ID_MOVDIRI: op->fn = bt_mov_table[size][bt_mov_form(in, op)]; return true;
 	case BT_ID_XCHG: /* the memory form is int_atomic.c's */
 		op->reg = bt_int_off(in, in->reg, in->size);
 		op->rm = in->form == BT_FORM_R ? BT_OFF(X86_RAX) : bt_int_off(in, in->rm, in->size);
