@@ -18,6 +18,10 @@
 
 /* Longer expansions are refused: a few variables that double each other would fill memory. */
 #define CONFIG_EXPANSION_MAX KIB(64)
+/* So are chains of more references than this, and more references in all: those that expand to nothing
+ * could double without end, too. */
+#define CONFIG_NESTING_MAX 32
+#define CONFIG_REFERENCES_MAX 4096
 
 /* An expansion that was handed out. */
 struct config_text {
@@ -39,6 +43,7 @@ struct config {
 struct config_buf {
 	char *text;
 	size_t len, size;
+	int references; /* expanded into it so far */
 	bool failed;
 };
 
@@ -235,9 +240,12 @@ config_expand(const struct config *var, const struct config_nesting *outer, stru
 {
 	struct config_nesting nesting = { var, outer };
 	const char *p = var->value;
+	int depth = 0;
 
+	if (out->references++ > CONFIG_REFERENCES_MAX)
+		return false;
 	for (const struct config_nesting *n = outer; n != NULL; n = n->outer) {
-		if (n->var == var)
+		if (n->var == var || ++depth == CONFIG_NESTING_MAX)
 			return false;
 	}
 	while (*p != '\0' && !out->failed) {

@@ -29,7 +29,8 @@ int config_set(struct config *node, const char *path, const char *value);
 void config_unset(struct config *node, const char *path);
 
 /* The value at path with %(name) expanded against the root (bhyve_config(5)), or NULL when absent. A
- * reference to an undefined variable expands to nothing; a recursive one yields NULL. */
+ * reference to an undefined variable expands to nothing; a recursive one, more than 32 in a chain, more
+ * than 4096 in all or a result of more than 64 KiB yield NULL. */
 const char *config_get(const struct config *node, const char *path);
 /* The same, def when absent. */
 const char *config_get_default(const struct config *node, const char *path, const char *def);

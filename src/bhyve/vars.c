@@ -366,7 +366,7 @@ vars_check_leaf(const struct config *root, const char *path)
 	}
 	value = config_get(root, path);
 	if (value == NULL) {
-		log_error(path, "its value refers to itself, or grows too long");
+		log_error(path, "its value refers to itself, or to too much");
 		return -EINVAL;
 	}
 	var = vars_find(path);

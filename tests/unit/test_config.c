@@ -129,6 +129,29 @@ test_expand_follows_changes(void **state)
 	assert_string_equal(first, "<one>");
 }
 
+/* References that double at each step, or form a long chain, end in time. */
+static void
+test_expand_endless(void **state)
+{
+	struct config *root = *state;
+	char name[16], value[32];
+
+	for (int i = 0; i < 100; i++) {
+		snprintf(name, sizeof(name), "twice%d", i);
+		snprintf(value, sizeof(value), "%%(twice%d)%%(twice%d)", i + 1, i + 1);
+		assert_int_equal(config_set(root, name, value), 0);
+		snprintf(name, sizeof(name), "chain%d", i);
+		snprintf(value, sizeof(value), "%%(chain%d)", i + 1);
+		assert_int_equal(config_set(root, name, value), 0);
+	}
+	assert_null(config_get(root, "twice0"));
+	assert_null(config_get(root, "twice80"));
+	assert_null(config_get(root, "chain0"));
+	assert_null(config_get(root, "chain67"));
+	assert_string_equal(config_get(root, "chain68"), "");
+	assert_string_equal(config_get(root, "twice92"), "");
+}
+
 static void
 test_expand_recursive(void **state)
 {
@@ -316,6 +339,7 @@ main(void)
 		TEST(test_unset),
 		TEST(test_expand),
 		TEST(test_expand_follows_changes),
+		TEST(test_expand_endless),
 		TEST(test_expand_recursive),
 		TEST(test_bool),
 		TEST(test_numbers),

@@ -147,7 +147,7 @@ static const struct bad {
 	    "uuid (-U): '0123456789ab-cdef-0123-456789abcdef0000': "
 	    "expected a UUID such as 01234567-89ab-cdef-0123-456789abcdef" },
 	{ "bios.vendor=%(bios.vendor)",
-	    "bios.vendor: its value refers to itself, or grows too long" },
+	    "bios.vendor: its value refers to itself, or to too much" },
 
 	/* Values that do not fit each other */
 	{ "cpus=4\nsockets=3", "cpus (-c): '4': expected the product of 3 sockets, 1 cores and "
@@ -168,7 +168,7 @@ static const struct bad {
 	{ "vcpu.x.cpuset=0", "vcpu.x.cpuset: " UNKNOWN },
 	{ "x86=1", "x86: " UNKNOWN },
 	{ "a=%(b)", "a: " UNKNOWN },
-	{ "a=%(b)\nb=%(a)", "a: its value refers to itself, or grows too long" },
+	{ "a=%(b)\nb=%(a)", "a: its value refers to itself, or to too much" },
 
 	/* Parts that are not there yet */
 	{ "domains.0.size=1G", "domains.0.size (-n): NUMA emulation is not available yet" },
