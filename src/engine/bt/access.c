@@ -426,8 +426,9 @@ bt_la_slow(struct bt_cpu *cpu, int seg, uint64_t ea, int size, int access)
 		bt_raise_error(cpu, seg == X86_SS ? X86_SSF : X86_GP, 0);
 	if (cpu->cpl == 3 && (cpu->eflags & X86_FL_AC) && (cpu->cr0 & X86_CR0_AM) && size <= 8 &&
 	    (size & (size - 1)) == 0 && (la & (uint64_t)(size - 1))) {
-		/* A page fault goes before (SDM 3, table 6-2). */
-		bt_probe_set(cpu, bt_set_current(cpu), seg, la, size, access);
+		/* Before any page fault: SDM 3, table 6-2 has it the other way, processors do it so. */
+		if (!bt_canonical(cpu, la))
+			bt_raise_noncanonical(cpu, seg);
 		bt_raise_error(cpu, X86_AC, 0);
 	}
 	return la;
