@@ -24,7 +24,8 @@
 		type v = bt_get_##bits(cpu, op->rm);                                               \
                                                                                                    \
 		bt_bit_##name##_##bits(cpu, &v, bt_get_##bits(cpu, op->reg));                      \
-		bt_set_##bits(cpu, op->rm, v);                                                     \
+		if (BT_BT_WRITES_##name)                                                           \
+			bt_set_##bits(cpu, op->rm, v);                                             \
 		bt_next(cpu, op);                                                                  \
 	}                                                                                          \
 	static void bt_int_##name##_ri_##bits(struct bt_cpu *cpu, const struct bt_op *op)          \
@@ -32,7 +33,8 @@
 		type v = bt_get_##bits(cpu, op->rm);                                               \
                                                                                                    \
 		bt_bit_##name##_##bits(cpu, &v, (uint64_t)op->imm);                                \
-		bt_set_##bits(cpu, op->rm, v);                                                     \
+		if (BT_BT_WRITES_##name)                                                           \
+			bt_set_##bits(cpu, op->rm, v);                                             \
 		bt_next(cpu, op);                                                                  \
 	}                                                                                          \
 	static void bt_int_##name##_mr_##bits(struct bt_cpu *cpu, const struct bt_op *op)          \
@@ -50,6 +52,11 @@
 		BT_BT_ACCESS_##name(cpu, op, bt_ea(cpu, op), size, bits, (uint64_t)op->imm);       \
 		bt_next(cpu, op);                                                                  \
 	}
+/* BT must not even clear the upper half of a 32-bit register. */
+#define BT_BT_WRITES_bt 0
+#define BT_BT_WRITES_bts 1
+#define BT_BT_WRITES_btr 1
+#define BT_BT_WRITES_btc 1
 #define BT_LOG2_16 1
 #define BT_LOG2_32 2
 #define BT_LOG2_64 3

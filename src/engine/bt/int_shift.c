@@ -194,7 +194,11 @@ bt_int_shift_lower(const struct bt_insn *in, struct bt_op *op)
 		op->x = cl;
 		op->fn = bt_shd_table[in->id - BT_ID_SHLD][bt_size_index(in->osize) - 1][mem];
 		return true;
-	case BT_ID_RORX: op->fn = mem ? bt_int_rorx_m : bt_int_rorx_r; break;
+	case BT_ID_RORX:
+		if (in->vvvv != 0) /* reserved */
+			return false;
+		op->fn = mem ? bt_int_rorx_m : bt_int_rorx_r;
+		break;
 	case BT_ID_SARX: op->fn = mem ? bt_int_sarx_m : bt_int_sarx_r; break;
 	case BT_ID_SHLX: op->fn = mem ? bt_int_shlx_m : bt_int_shlx_r; break;
 	case BT_ID_SHRX: op->fn = mem ? bt_int_shrx_m : bt_int_shrx_r; break;
