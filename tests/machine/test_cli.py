@@ -74,6 +74,18 @@ def test_every_option_in_the_manual():
         assert re.search(rf"^\.It Fl {letter}\b", text, re.M), letter
 
 
+def test_every_variable_in_the_manual():
+    with open(os.path.join(TOP, "man", "bhyve_config.5")) as f:
+        text = f.read()
+    with open(os.path.join(TOP, "src", "bhyve", "vars.c")) as f:
+        names = re.findall(r'\{ \.name = "([^"]+)"', f.read())
+    assert len(names) > 60
+    for name in names:
+        # Whole subtrees are there as "gdb.*".
+        group = re.escape(name.split(".")[0]) + r"\.(\w+\.)?\*"
+        assert re.search(rf"(?<![\w.])({re.escape(name)}|{group})(?![\w.])", text), name
+
+
 def test_manuals_are_clean():
     pages = [os.path.join(TOP, "man", p) for p in ("bhyve.8", "bhyve_config.5")]
     p = subprocess.run(["mandoc", "-T", "lint", "-W", "warning", *pages],

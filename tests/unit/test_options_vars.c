@@ -65,6 +65,7 @@ test_good(void **state)
 		"system.family_name=a\nsystem.manufacturer=b\nsystem.product_name=c\n"
 		"system.serial_number=d\nsystem.sku=e\nsystem.version=f",
 		"boot.initrd=/dev/null\nboot.cmdline=console=ttyS0",
+		"bt.stats=1",
 		"config.dump=Off",
 		"cpus=4",
 		"cpus=0x10",
@@ -109,6 +110,7 @@ static const struct bad {
 } bad[] = {
 	/* Values */
 	{ "acpi_tables=maybe", "acpi_tables (-A): 'maybe': " BOOL_FORM },
+	{ "bt.stats=all", "bt.stats: 'all': " BOOL_FORM },
 	{ "config.dump=", "config.dump: '': " BOOL_FORM },
 	{ "x86.strictio=2", "x86.strictio (-e): '2': " BOOL_FORM },
 	{ "boot.kernel=/nonexistent",
