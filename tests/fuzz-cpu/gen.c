@@ -265,6 +265,16 @@ fuzz_excluded(const struct bt_insn *in)
 	case BT_ID_XRSTOR:
 	case BT_ID_XRSTORS:
 		return true;
+	/* With a repeat prefix, which is reserved here, AMD's processors take the prefix's condition. */
+	case BT_ID_LOOPE:
+	case BT_ID_LOOPNE: return in->rep || in->repne;
+	/* SSE4a: hypervisors hide it from CPUID, processors run it all the same. */
+	case BT_ID_UD:
+	case BT_ID_VEC:
+		if (in->encoding == BT_LEGACY && in->map == BT_MAP_0F && in->pp != BT_PP_NONE &&
+		    (in->opcode == 0x78 || in->opcode == 0x79 || in->opcode == 0x2b))
+			return true;
+		/* fall through */
 	default:
 		return in->seg_override && (in->seg == X86_FS || (in->seg == X86_GS && in->mode != 8));
 	}
