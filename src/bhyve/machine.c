@@ -33,10 +33,12 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
 #define MACHINE_PORTS 0x10000u
+#define MACHINE_GAPS_MAX 128 /* between the devices' ports */
 
 struct machine {
 	const struct config *config;
@@ -58,6 +60,13 @@ struct machine {
 
 	struct acpi_device com[UART_COM_COUNT]; /* the serial ports that exist */
 	int coms;
+
+	struct machine_gap { /* ports nobody answers, when that is an error */
+		struct machine *machine;
+		unsigned first;
+	} gap[MACHINE_GAPS_MAX];
+	int gaps;
+	atomic_bool gap_told; /* the guest runs on until its CPU stops: one line is enough */
 };
 
 /* --- Engine, memory, processors --- */
@@ -228,45 +237,62 @@ machine_serial_destroy(struct machine *m)
 
 /* --- -e: what to do about ports that nobody answers --- */
 
-static uint64_t
-machine_unclaimed_read(void *ctx, uint64_t port, int size)
+/* access says what the guest did, up to the port's number. */
+static void
+machine_gap_hit(struct machine_gap *gap, uint64_t off, const char *access)
 {
-	log_error("x86.strictio (-e)", "the guest read I/O port 0x%x, which is not emulated",
-	    (unsigned)port);
-	vm_shutdown(ctx, VM_EXIT_ERROR);
+	if (!atomic_exchange(&gap->machine->gap_told, true))
+		log_error("x86.strictio (-e)", "the guest %s I/O port 0x%x, which is not emulated",
+		    access, gap->first + (unsigned)off);
+	vm_shutdown(gap->machine->vm, VM_EXIT_ERROR);
+}
+
+static uint64_t
+machine_gap_read(void *ctx, uint64_t off, int size)
+{
+	machine_gap_hit(ctx, off, "read");
 	return UINT64_MAX;
 }
 
 static void
-machine_unclaimed_write(void *ctx, uint64_t port, int size, uint64_t val)
+machine_gap_write(void *ctx, uint64_t off, int size, uint64_t val)
 {
-	log_error("x86.strictio (-e)", "the guest wrote 0x%x to I/O port 0x%x, which is not emulated",
-	    (unsigned)val, (unsigned)port);
-	vm_shutdown(ctx, VM_EXIT_ERROR);
+	char access[32];
+
+	snprintf(access, sizeof(access), "wrote 0x%x to", (unsigned)val);
+	machine_gap_hit(ctx, off, access);
 }
 
-/* Every port that has no range so far gets one. It lies in the background, so that devices whose ports
- * the guest moves can still claim them. */
+/* A range in the background, so that devices whose ports the guest moves can still claim them. */
+static int
+machine_gap_add(struct machine *m, unsigned first, unsigned size)
+{
+	static const struct vm_range_ops ops = { .name = "unclaimed port", .read = machine_gap_read,
+		.write = machine_gap_write, .min_size = 1, .max_size = 4 };
+	struct vm_range range = { .ops = &ops, .space = VM_PIO, .base = first, .size = size,
+		.background = true };
+
+	if (m->gaps == MACHINE_GAPS_MAX)
+		return -ENOSPC;
+	m->gap[m->gaps] = (struct machine_gap){ m, first };
+	range.ctx = &m->gap[m->gaps++];
+	return vm_range_add(m->vm, &range);
+}
+
 static int
 machine_strictio_create(struct machine *m)
 {
-	static const struct vm_range_ops ops = { .name = "unclaimed port",
-		.read = machine_unclaimed_read, .write = machine_unclaimed_write, .min_size = 1,
-		.max_size = 4 };
-	struct vm_range range = { .ops = &ops, .ctx = m->vm, .space = VM_PIO, .background = true };
+	unsigned first = 0;
 	int err = 0;
 
 	if (!config_get_bool_default(m->config, "x86.strictio", false))
 		return 0;
 	for (unsigned port = 0; err == 0 && port <= MACHINE_PORTS; port++) {
-		if (port < MACHINE_PORTS && vm_range_find(m->vm, VM_PIO, port) == NULL) {
-			range.size++;
+		if (port < MACHINE_PORTS && vm_range_find(m->vm, VM_PIO, port) == NULL)
 			continue;
-		}
-		if (range.size != 0)
-			err = vm_range_add(m->vm, &range);
-		range.base = port + 1;
-		range.size = 0;
+		if (port != first)
+			err = machine_gap_add(m, first, port - first);
+		first = port + 1;
 	}
 	if (err != 0)
 		log_error("x86.strictio (-e)", "cannot be set up: %s", strerror(-err));
