@@ -117,14 +117,130 @@ bt_load_rm(struct bt_cpu *cpu, const struct bt_op *op, int size)
 	return bt_load(cpu, op->seg, bt_ea(cpu, op), size);
 }
 
+/* --- Memory operands without a call --- */
+
+/*
+ * A handler that may call something needs a stack frame on its fast path too. So handlers with a memory
+ * operand come in two: fn goes on only if the TLB answers, else it jumps to fn_slow, which does the whole
+ * instruction by mem.h's accessors. A third, fn_flat, is for what nearly all of 64-bit code does: no
+ * segment base and a 64-bit address (bt_int_is_flat()).
+ */
+
+/* The host's address of linear address la, NULL if the TLB has no answer. */
+static inline __attribute__((always_inline)) void *
+bt_hit_la(struct bt_cpu *cpu, uint64_t la, int size, int access)
+{
+	struct bt_tlb_entry *e = bt_tlb_entry(cpu, la);
+
+	if (unlikely((access == BT_READ ? e->tag_r : e->tag_w) != bt_tlb_key(cpu, la, size)))
+		return NULL;
+	return (void *)(la + e->addend);
+}
+
+/* Of op's memory operand. */
+static inline __attribute__((always_inline)) void *
+bt_hit(struct bt_cpu *cpu, const struct bt_op *op, int size, int access)
+{
+	if (unlikely((cpu->seg_checks >> op->seg) & 1))
+		return NULL;
+	return bt_hit_la(cpu, (bt_ea(cpu, op) + cpu->sbase[op->seg]) & cpu->la_mask, size, access);
+}
+
+/* Of a flat address in 64-bit mode, where seg_checks can only mean alignment checks. */
+static inline __attribute__((always_inline)) void *
+bt_hit_64(struct bt_cpu *cpu, uint64_t ea, int size, int access)
+{
+	if (unlikely(cpu->seg_checks != 0))
+		return NULL;
+	return bt_hit_la(cpu, ea, size, access);
+}
+
+static inline __attribute__((always_inline)) void *
+bt_hit_flat(struct bt_cpu *cpu, const struct bt_op *op, int size, int access)
+{
+	uint64_t ea = *bt_reg64(cpu, op->base) + (*bt_reg64(cpu, op->index) << op->scale) +
+	    (uint64_t)(int64_t)op->disp;
+
+	return bt_hit_64(cpu, ea, size, access);
+}
+
+/* bt_load_rm() and a store of val, not inlined: for the slow twins, to keep them small. */
+uint64_t bt_load_rm_slow(struct bt_cpu *cpu, const struct bt_op *op, int size);
+void bt_store_rm_slow(struct bt_cpu *cpu, const struct bt_op *op, int size, uint64_t val);
+
+static inline bool
+bt_int_is_flat(const struct bt_insn *in)
+{
+	return in->mode == 8 && in->asize == 8 && in->seg != X86_FS && in->seg != X86_GS;
+}
+
+/* Handlers that load: what stands for "..." finds the operand in v. */
+#define BT_LOAD_FAST(fn, hit, size, type)                                                          \
+	{                                                                                          \
+		void *p = hit(cpu, op, size, BT_READ);                                             \
+                                                                                                   \
+		if (unlikely(p == NULL)) {                                                         \
+			fn##_slow(cpu, op);                                                        \
+			return;                                                                    \
+		}                                                                                  \
+		fn##_do(cpu, op, (type)bt_host_load((uintptr_t)p, size));                          \
+		bt_next(cpu, op);                                                                  \
+	}
+#define BT_LOAD_OP(fn, size, type, ...)                                                            \
+	static inline __attribute__((always_inline)) void fn##_do(struct bt_cpu *cpu,              \
+	    const struct bt_op *op, type v)                                                        \
+	{                                                                                          \
+		__VA_ARGS__;                                                                       \
+	}                                                                                          \
+	static __attribute__((noinline, cold)) void fn##_slow(struct bt_cpu *cpu,                  \
+	    const struct bt_op *op)                                                                \
+	{                                                                                          \
+		fn##_do(cpu, op, (type)bt_load_rm_slow(cpu, op, size));                                \
+		bt_next(cpu, op);                                                                  \
+	}                                                                                          \
+	static void fn(struct bt_cpu *cpu, const struct bt_op *op)                                 \
+	    BT_LOAD_FAST(fn, bt_hit, size, type)
+#define BT_LOAD_OP_FLAT(fn, size, type, ...)                                                       \
+	BT_LOAD_OP(fn, size, type, __VA_ARGS__)                                                    \
+	static void fn##_flat(struct bt_cpu *cpu, const struct bt_op *op)                          \
+	    BT_LOAD_FAST(fn, bt_hit_flat, size, type)
+
+/* Handlers that store val. */
+#define BT_STORE_FAST(fn, hit, size, val)                                                          \
+	{                                                                                          \
+		void *p = hit(cpu, op, size, BT_WRITE);                                            \
+                                                                                                   \
+		if (unlikely(p == NULL)) {                                                         \
+			fn##_slow(cpu, op);                                                        \
+			return;                                                                    \
+		}                                                                                  \
+		bt_host_store((uintptr_t)p, size, val);                                            \
+		bt_next(cpu, op);                                                                  \
+	}
+#define BT_STORE_OP(fn, size, val)                                                                 \
+	static __attribute__((noinline, cold)) void fn##_slow(struct bt_cpu *cpu,                  \
+	    const struct bt_op *op)                                                                \
+	{                                                                                          \
+		bt_store_rm_slow(cpu, op, size, val);                                             \
+		bt_next(cpu, op);                                                                  \
+	}                                                                                          \
+	static void fn(struct bt_cpu *cpu, const struct bt_op *op)                                 \
+	    BT_STORE_FAST(fn, bt_hit, size, val)
+#define BT_STORE_OP_FLAT(fn, size, val)                                                            \
+	BT_STORE_OP(fn, size, val)                                                                 \
+	static void fn##_flat(struct bt_cpu *cpu, const struct bt_op *op)                          \
+	    BT_STORE_FAST(fn, bt_hit_flat, size, val)
+
 /* An operation on a memory operand in place; p is host memory of the operand's size. */
 typedef void bt_rmw_fn(struct bt_cpu *cpu, void *p, uint64_t src);
 /* The same through a window, for what the TLB does not answer. */
 void bt_rmw_slow(struct bt_cpu *cpu, const struct bt_op *op, int size, uint64_t ea, bt_rmw_fn *fn,
     uint64_t src);
+/* Of op's memory operand. */
+void bt_rmw_rm_slow(struct bt_cpu *cpu, const struct bt_op *op, int size, bt_rmw_fn *fn,
+    uint64_t src);
 
-/* Read-modify-write of the operand at op->seg:ea. fn is inlined on the fast path. A local window here would
- * keep the compiler from turning the handler's bt_next() into a jump. */
+/* Read-modify-write of the operand at op->seg:ea, for rare instructions. */
 static inline __attribute__((always_inline)) void
 bt_rmw_at(struct bt_cpu *cpu, const struct bt_op *op, uint64_t ea, int size, bt_rmw_fn *fn,
     uint64_t src)
@@ -138,11 +254,31 @@ bt_rmw_at(struct bt_cpu *cpu, const struct bt_op *op, uint64_t ea, int size, bt_
 		bt_rmw_slow(cpu, op, size, ea, fn, src);
 }
 
-static inline __attribute__((always_inline)) void
-bt_rmw(struct bt_cpu *cpu, const struct bt_op *op, int size, bt_rmw_fn *fn, uint64_t src)
-{
-	bt_rmw_at(cpu, op, bt_ea(cpu, op), size, fn, src);
-}
+/* Handlers that apply rmw, a bt_rmw_fn, to the operand and src. */
+#define BT_RMW_FAST(fn, hit, size, rmw, src)                                                       \
+	{                                                                                          \
+		void *p = hit(cpu, op, size, BT_WRITE);                                            \
+                                                                                                   \
+		if (unlikely(p == NULL)) {                                                         \
+			fn##_slow(cpu, op);                                                        \
+			return;                                                                    \
+		}                                                                                  \
+		rmw(cpu, p, src);                                                                  \
+		bt_next(cpu, op);                                                                  \
+	}
+#define BT_RMW_OP(fn, size, rmw, src)                                                              \
+	static __attribute__((noinline, cold)) void fn##_slow(struct bt_cpu *cpu,                  \
+	    const struct bt_op *op)                                                                \
+	{                                                                                          \
+		bt_rmw_rm_slow(cpu, op, size, rmw, src);                                        \
+		bt_next(cpu, op);                                                                  \
+	}                                                                                          \
+	static void fn(struct bt_cpu *cpu, const struct bt_op *op)                                 \
+	    BT_RMW_FAST(fn, bt_hit, size, rmw, src)
+#define BT_RMW_OP_FLAT(fn, size, rmw, src)                                                         \
+	BT_RMW_OP(fn, size, rmw, src)                                                              \
+	static void fn##_flat(struct bt_cpu *cpu, const struct bt_op *op)                          \
+	    BT_RMW_FAST(fn, bt_hit_flat, size, rmw, src)
 
 /* Byte offset of a register operand of the given size as the instruction encodes it. */
 static inline uint8_t

@@ -57,14 +57,9 @@
 			bt_get_##bits(cpu, op->rm)));                                              \
 		bt_next(cpu, op);                                                                  \
 	}                                                                                          \
-	static void bt_int_##name##_rm_##bits(struct bt_cpu *cpu, const struct bt_op *op)          \
-	{                                                                                          \
-		uint##bits##_t s = (uint##bits##_t)bt_load_rm(cpu, op, size);                      \
-                                                                                                   \
-		bt_set_##bits(cpu, op->reg,                                                        \
-		    bt_alu_##name##_##bits(cpu, bt_get_##bits(cpu, op->reg), s));                  \
-		bt_next(cpu, op);                                                                  \
-	}                                                                                          \
+	BT_LOAD_OP_FLAT(bt_int_##name##_rm_##bits, size, uint##bits##_t,                           \
+	    bt_set_##bits(cpu, op->reg,                                                            \
+		bt_alu_##name##_##bits(cpu, bt_get_##bits(cpu, op->reg), v)))                      \
 	static void bt_int_##name##_ri_##bits(struct bt_cpu *cpu, const struct bt_op *op)          \
 	{                                                                                          \
 		bt_set_##bits(cpu, op->reg,                                                        \
@@ -72,35 +67,28 @@
 			(uint##bits##_t)op->imm));                                                 \
 		bt_next(cpu, op);                                                                  \
 	}                                                                                          \
-	static void bt_int_##name##_mr_##bits(struct bt_cpu *cpu, const struct bt_op *op)          \
-	{                                                                                          \
-		bt_rmw(cpu, op, size, bt_alu_##name##_m_##bits, bt_get_##bits(cpu, op->reg));      \
-		bt_next(cpu, op);                                                                  \
-	}                                                                                          \
-	static void bt_int_##name##_mi_##bits(struct bt_cpu *cpu, const struct bt_op *op)          \
-	{                                                                                          \
-		bt_rmw(cpu, op, size, bt_alu_##name##_m_##bits, (uint64_t)op->imm);                \
-		bt_next(cpu, op);                                                                  \
-	}                                                                                          \
-	static void bt_int_##name##_lmr_##bits(struct bt_cpu *cpu, const struct bt_op *op)         \
-	{                                                                                          \
-		bt_rmw(cpu, op, size, bt_alu_##name##_mlock_##bits, bt_get_##bits(cpu, op->reg));  \
-		bt_next(cpu, op);                                                                  \
-	}                                                                                          \
-	static void bt_int_##name##_lmi_##bits(struct bt_cpu *cpu, const struct bt_op *op)         \
-	{                                                                                          \
-		bt_rmw(cpu, op, size, bt_alu_##name##_mlock_##bits, (uint64_t)op->imm);            \
-		bt_next(cpu, op);                                                                  \
-	}
+	BT_RMW_OP_FLAT(bt_int_##name##_mr_##bits, size, bt_alu_##name##_m_##bits,                  \
+	    bt_get_##bits(cpu, op->reg))                                                           \
+	BT_RMW_OP_FLAT(bt_int_##name##_mi_##bits, size, bt_alu_##name##_m_##bits,                  \
+	    (uint64_t)op->imm)                                                                     \
+	BT_RMW_OP(bt_int_##name##_lmr_##bits, size, bt_alu_##name##_mlock_##bits,                  \
+	    bt_get_##bits(cpu, op->reg))                                                           \
+	BT_RMW_OP(bt_int_##name##_lmi_##bits, size, bt_alu_##name##_mlock_##bits,                  \
+	    (uint64_t)op->imm)
 
 /* Forms, as columns of the tables below. */
-enum bt_alu_form { BT_RR, BT_RM, BT_RI, BT_MR, BT_MI, BT_LMR, BT_LMI, BT_ALU_FORMS };
+enum bt_alu_form { BT_RR, BT_RM, BT_RI, BT_MR, BT_MI, BT_RM_FLAT, BT_MR_FLAT, BT_MI_FLAT, BT_CMP_FORMS,
+	BT_LMR = BT_CMP_FORMS, BT_LMI, BT_ALU_FORMS };
 
+#define BT_CMP_FORMS_ROW(name, bits)                                                               \
+	bt_int_##name##_rr_##bits, bt_int_##name##_rm_##bits, bt_int_##name##_ri_##bits,           \
+	    bt_int_##name##_mr_##bits, bt_int_##name##_mi_##bits,                                  \
+	    bt_int_##name##_rm_##bits##_flat, bt_int_##name##_mr_##bits##_flat,                    \
+	    bt_int_##name##_mi_##bits##_flat
 #define BT_ALU2_ROW(name, bits)                                                                    \
 	{                                                                                          \
-		bt_int_##name##_rr_##bits, bt_int_##name##_rm_##bits, bt_int_##name##_ri_##bits,   \
-		    bt_int_##name##_mr_##bits, bt_int_##name##_mi_##bits,                          \
-		    bt_int_##name##_lmr_##bits, bt_int_##name##_lmi_##bits,                        \
+		BT_CMP_FORMS_ROW(name, bits), bt_int_##name##_lmr_##bits,                          \
+		    bt_int_##name##_lmi_##bits,                                                    \
 	}
 #define BT_ALU2_TABLE(name)                                                                        \
 	{ BT_ALU2_ROW(name, 8), BT_ALU2_ROW(name, 16), BT_ALU2_ROW(name, 32), BT_ALU2_ROW(name, 64) }
@@ -160,33 +148,18 @@ static_assert(BT_ID_XOR - BT_ID_ADD == 6, "order of the table");
 		    bt_get_##bits(cpu, op->rm));                                                   \
 		bt_next(cpu, op);                                                                  \
 	}                                                                                          \
-	static void bt_int_##name##_rm_##bits(struct bt_cpu *cpu, const struct bt_op *op)          \
-	{                                                                                          \
-		uint##bits##_t s = (uint##bits##_t)bt_load_rm(cpu, op, size);                      \
-                                                                                                   \
-		bt_alu_##name##_##bits(cpu, bt_get_##bits(cpu, op->reg), s);                       \
-		bt_next(cpu, op);                                                                  \
-	}                                                                                          \
+	BT_LOAD_OP_FLAT(bt_int_##name##_rm_##bits, size, uint##bits##_t,                           \
+	    bt_alu_##name##_##bits(cpu, bt_get_##bits(cpu, op->reg), v))                           \
 	static void bt_int_##name##_ri_##bits(struct bt_cpu *cpu, const struct bt_op *op)          \
 	{                                                                                          \
 		bt_alu_##name##_##bits(cpu, bt_get_##bits(cpu, op->reg),                           \
 		    (uint##bits##_t)op->imm);                                                      \
 		bt_next(cpu, op);                                                                  \
 	}                                                                                          \
-	static void bt_int_##name##_mr_##bits(struct bt_cpu *cpu, const struct bt_op *op)          \
-	{                                                                                          \
-		uint##bits##_t d = (uint##bits##_t)bt_load_rm(cpu, op, size);                      \
-                                                                                                   \
-		bt_alu_##name##_##bits(cpu, d, bt_get_##bits(cpu, op->reg));                       \
-		bt_next(cpu, op);                                                                  \
-	}                                                                                          \
-	static void bt_int_##name##_mi_##bits(struct bt_cpu *cpu, const struct bt_op *op)          \
-	{                                                                                          \
-		uint##bits##_t d = (uint##bits##_t)bt_load_rm(cpu, op, size);                      \
-                                                                                                   \
-		bt_alu_##name##_##bits(cpu, d, (uint##bits##_t)op->imm);                           \
-		bt_next(cpu, op);                                                                  \
-	}
+	BT_LOAD_OP_FLAT(bt_int_##name##_mr_##bits, size, uint##bits##_t,                           \
+	    bt_alu_##name##_##bits(cpu, v, bt_get_##bits(cpu, op->reg)))                           \
+	BT_LOAD_OP_FLAT(bt_int_##name##_mi_##bits, size, uint##bits##_t,                           \
+	    bt_alu_##name##_##bits(cpu, v, (uint##bits##_t)op->imm))
 
 #define BT_CMP(size, bits, sfx, type, con) BT_CMP_ALL(cmp, "cmp", size, bits, sfx, type, con)
 #define BT_TEST(size, bits, sfx, type, con) BT_CMP_ALL(test, "test", size, bits, sfx, type, con)
@@ -195,13 +168,12 @@ BT_SIZES(BT_TEST)
 
 #define BT_CMP_ROW(name, bits)                                                                     \
 	{                                                                                          \
-		bt_int_##name##_rr_##bits, bt_int_##name##_rm_##bits, bt_int_##name##_ri_##bits,   \
-		    bt_int_##name##_mr_##bits, bt_int_##name##_mi_##bits,                          \
+		BT_CMP_FORMS_ROW(name, bits)                                                       \
 	}
 #define BT_CMP_TABLE(name)                                                                         \
 	{ BT_CMP_ROW(name, 8), BT_CMP_ROW(name, 16), BT_CMP_ROW(name, 32), BT_CMP_ROW(name, 64) }
-static bt_fn *const bt_cmp_table[4][5] = BT_CMP_TABLE(cmp);
-static bt_fn *const bt_test_table[4][5] = BT_CMP_TABLE(test);
+static bt_fn *const bt_cmp_table[4][BT_CMP_FORMS] = BT_CMP_TABLE(cmp);
+static bt_fn *const bt_test_table[4][BT_CMP_FORMS] = BT_CMP_TABLE(test);
 
 /* --- INC DEC NEG NOT: one operand --- */
 
@@ -215,16 +187,8 @@ static bt_fn *const bt_test_table[4][5] = BT_CMP_TABLE(test);
 		    bt_alu_##name##_##bits(cpu, bt_get_##bits(cpu, op->reg)));                     \
 		bt_next(cpu, op);                                                                  \
 	}                                                                                          \
-	static void bt_int_##name##_m_##bits(struct bt_cpu *cpu, const struct bt_op *op)           \
-	{                                                                                          \
-		bt_rmw(cpu, op, size, bt_alu_##name##_m_##bits, 0);                                \
-		bt_next(cpu, op);                                                                  \
-	}                                                                                          \
-	static void bt_int_##name##_lm_##bits(struct bt_cpu *cpu, const struct bt_op *op)          \
-	{                                                                                          \
-		bt_rmw(cpu, op, size, bt_alu_##name##_mlock_##bits, 0);                            \
-		bt_next(cpu, op);                                                                  \
-	}
+	BT_RMW_OP(bt_int_##name##_m_##bits, size, bt_alu_##name##_m_##bits, 0)                     \
+	BT_RMW_OP(bt_int_##name##_lm_##bits, size, bt_alu_##name##_mlock_##bits, 0)
 #define BT_ALU1_MEM(name, insn, pre, lock, lname, bits, sfx, type)                                 \
 	static inline __attribute__((always_inline)) void bt_alu_##name##_m##lname##_##bits(       \
 	    struct bt_cpu *cpu, void *p, uint64_t src)                                             \
@@ -262,11 +226,7 @@ BT_SIZES(BT_NEG)
 		bt_set_##bits(cpu, op->reg, (type)~bt_get_##bits(cpu, op->reg));                   \
 		bt_next(cpu, op);                                                                  \
 	}                                                                                          \
-	static void bt_int_not_m_##bits(struct bt_cpu *cpu, const struct bt_op *op)                \
-	{                                                                                          \
-		bt_rmw(cpu, op, size, bt_alu_not_m_##bits, 0);                                     \
-		bt_next(cpu, op);                                                                  \
-	}
+	BT_RMW_OP(bt_int_not_m_##bits, size, bt_alu_not_m_##bits, 0)
 BT_SIZES(BT_NOT)
 
 #define BT_ALU1_ROW(name, bits)                                                                    \
@@ -300,26 +260,44 @@ bt_rmw_slow(struct bt_cpu *cpu, const struct bt_op *op, int size, uint64_t ea, b
 	bt_window_end(cpu, &w);
 }
 
+void
+bt_rmw_rm_slow(struct bt_cpu *cpu, const struct bt_op *op, int size, bt_rmw_fn *fn, uint64_t src)
+{
+	bt_rmw_slow(cpu, op, size, bt_ea(cpu, op), fn, src);
+}
+
+uint64_t
+bt_load_rm_slow(struct bt_cpu *cpu, const struct bt_op *op, int size)
+{
+	return bt_load_rm(cpu, op, size);
+}
+
+void
+bt_store_rm_slow(struct bt_cpu *cpu, const struct bt_op *op, int size, uint64_t val)
+{
+	bt_store(cpu, op->seg, bt_ea(cpu, op), size, val);
+}
+
 /* Which column a two-operand instruction is, with op's registers set for it. */
 static enum bt_alu_form
 bt_alu_form(const struct bt_insn *in, struct bt_op *op)
 {
-	bool mem = bt_int_is_mem(in);
+	bool mem = bt_int_is_mem(in), flat = bt_int_is_flat(in);
 
 	op->reg = bt_int_off(in, in->reg, in->size);
 	op->rm = bt_int_off(in, in->rm, in->size);
 	switch (in->form) {
-	case BT_FORM_R_RM: return mem ? BT_RM : BT_RR;
+	case BT_FORM_R_RM: return !mem ? BT_RR : flat ? BT_RM_FLAT : BT_RM;
 	case BT_FORM_R_I: return BT_RI;
 	case BT_FORM_RM_R:
 		if (mem)
-			return BT_MR;
+			return in->lock ? BT_LMR : flat ? BT_MR_FLAT : BT_MR;
 		op->reg = bt_int_off(in, in->rm, in->size);
 		op->rm = bt_int_off(in, in->reg, in->size);
 		return BT_RR;
 	default: /* BT_FORM_RM_I */
 		if (mem)
-			return BT_MI;
+			return in->lock ? BT_LMI : flat ? BT_MI_FLAT : BT_MI;
 		op->reg = op->rm;
 		return BT_RI;
 	}
@@ -330,7 +308,6 @@ bt_int_alu_lower(const struct bt_insn *in, struct bt_op *op)
 {
 	int size = bt_size_index(in->size);
 	bool mem = bt_int_is_mem(in);
-	enum bt_alu_form form;
 
 	switch (in->id) {
 	case BT_ID_INC:
@@ -346,11 +323,6 @@ bt_int_alu_lower(const struct bt_insn *in, struct bt_op *op)
 	}
 	if (in->id > BT_ID_XOR)
 		return false;
-	form = bt_alu_form(in, op);
-	if (in->lock && form == BT_MR)
-		form = BT_LMR;
-	else if (in->lock && form == BT_MI)
-		form = BT_LMI;
-	op->fn = bt_alu2_table[in->id - BT_ID_ADD][size][form];
+	op->fn = bt_alu2_table[in->id - BT_ID_ADD][size][bt_alu_form(in, op)];
 	return true;
 }

@@ -12,11 +12,7 @@
 		bt_set_##bits(cpu, cpu->op->reg,                                                   \
 		    __atomic_exchange_n((type *)p, (type)src, __ATOMIC_SEQ_CST));                  \
 	}                                                                                          \
-	static void bt_int_xchg_m_##bits(struct bt_cpu *cpu, const struct bt_op *op)               \
-	{                                                                                          \
-		bt_rmw(cpu, op, size, bt_atomic_xchg_##bits, bt_get_##bits(cpu, op->reg));         \
-		bt_next(cpu, op);                                                                  \
-	}                                                                                          \
+	BT_RMW_OP(bt_int_xchg_m_##bits, size, bt_atomic_xchg_##bits, bt_get_##bits(cpu, op->reg))  \
 	static inline __attribute__((always_inline)) void bt_atomic_xadd_##bits(                   \
 	    struct bt_cpu *cpu, void *p, uint64_t src)                                             \
 	{                                                                                          \
@@ -30,11 +26,7 @@
 		cpu->fl = (uint16_t)fl;                                                            \
 		bt_set_##bits(cpu, cpu->op->reg, s);                                               \
 	}                                                                                          \
-	static void bt_int_xadd_m_##bits(struct bt_cpu *cpu, const struct bt_op *op)               \
-	{                                                                                          \
-		bt_rmw(cpu, op, size, bt_atomic_xadd_##bits, bt_get_##bits(cpu, op->reg));         \
-		bt_next(cpu, op);                                                                  \
-	}                                                                                          \
+	BT_RMW_OP(bt_int_xadd_m_##bits, size, bt_atomic_xadd_##bits, bt_get_##bits(cpu, op->reg))  \
 	static void bt_int_xadd_r_##bits(struct bt_cpu *cpu, const struct bt_op *op)               \
 	{                                                                                          \
 		type d = bt_get_##bits(cpu, op->rm), s = bt_get_##bits(cpu, op->reg);              \
@@ -65,11 +57,8 @@
 		if (!(fl & X86_FL_ZF))                                                             \
 			bt_set_##bits(cpu, BT_OFF(X86_RAX), old);                                  \
 	}                                                                                          \
-	static void bt_int_cmpxchg_m_##bits(struct bt_cpu *cpu, const struct bt_op *op)            \
-	{                                                                                          \
-		bt_rmw(cpu, op, size, bt_atomic_cmpxchg_##bits, bt_get_##bits(cpu, op->reg));      \
-		bt_next(cpu, op);                                                                  \
-	}                                                                                          \
+	BT_RMW_OP(bt_int_cmpxchg_m_##bits, size, bt_atomic_cmpxchg_##bits,                         \
+	    bt_get_##bits(cpu, op->reg))                                                           \
 	static void bt_int_cmpxchg_r_##bits(struct bt_cpu *cpu, const struct bt_op *op)            \
 	{                                                                                          \
 		type d = bt_get_##bits(cpu, op->rm);                                               \
@@ -109,12 +98,7 @@ bt_atomic_cmpxchg8b(struct bt_cpu *cpu, void *p, uint64_t src)
 	}
 }
 
-static void
-bt_int_cmpxchg8b(struct bt_cpu *cpu, const struct bt_op *op)
-{
-	bt_rmw(cpu, op, 8, bt_atomic_cmpxchg8b, 0);
-	bt_next(cpu, op);
-}
+BT_RMW_OP(bt_int_cmpxchg8b, 8, bt_atomic_cmpxchg8b, 0)
 
 static void
 bt_atomic_cmpxchg16b(struct bt_cpu *cpu, void *p, uint64_t src)

@@ -113,11 +113,7 @@ static_assert(BT_ID_BTC - BT_ID_BT == 3, "order of the table");
 		bt_count_##name##_##bits(cpu, op->reg, bt_get_##bits(cpu, op->rm));                \
 		bt_next(cpu, op);                                                                  \
 	}                                                                                          \
-	static void bt_int_##name##_m_##bits(struct bt_cpu *cpu, const struct bt_op *op)           \
-	{                                                                                          \
-		bt_count_##name##_##bits(cpu, op->reg, (type)bt_load_rm(cpu, op, size));           \
-		bt_next(cpu, op);                                                                  \
-	}
+	BT_LOAD_OP(bt_int_##name##_m_##bits, size, type, bt_count_##name##_##bits(cpu, op->reg, v))
 #define BT_COUNT_SIZES(name, insn)                                                                 \
 	BT_COUNT(name, insn "w", 2, 16, "w", uint16_t)                                             \
 	BT_COUNT(name, insn "l", 4, 32, "k", uint32_t)                                             \

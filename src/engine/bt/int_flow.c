@@ -18,6 +18,50 @@ BT_CONDS(BT_JCC)
 #define BT_JCC_ENTRY(cc) bt_int_jcc_##cc,
 static bt_fn *const bt_jcc_table[16] = { BT_CONDS(BT_JCC_ENTRY) };
 
+/* In 64-bit mode: without a call where the target is canonical however deep the paging is. */
+static inline bool
+bt_flow_is_plain(uint64_t target)
+{
+	return likely((int64_t)(target << 16) >> 16 == (int64_t)target);
+}
+
+static __attribute__((noinline, cold)) void
+bt_flow_jump_slow(struct bt_cpu *cpu, uint64_t target)
+{
+	bt_jump(cpu, target, 8);
+}
+
+static inline __attribute__((always_inline)) void
+bt_flow_jump_64(struct bt_cpu *cpu, uint64_t target)
+{
+	if (bt_flow_is_plain(target))
+		cpu->r[BT_REG_RIP] = target;
+	else
+		bt_flow_jump_slow(cpu, target);
+}
+
+#define BT_JCC_64(cc)                                                                              \
+	static void bt_int_jcc_64_##cc(struct bt_cpu *cpu, const struct bt_op *op)                 \
+	{                                                                                          \
+		if (bt_cond(cpu, cc))                                                              \
+			bt_flow_jump_64(cpu, cpu->r[BT_REG_RIP] + (uint64_t)op->imm);              \
+	}
+BT_CONDS(BT_JCC_64)
+#define BT_JCC_64_ENTRY(cc) bt_int_jcc_64_##cc,
+static bt_fn *const bt_jcc_64_table[16] = { BT_CONDS(BT_JCC_64_ENTRY) };
+
+static void
+bt_int_jmp_64(struct bt_cpu *cpu, const struct bt_op *op)
+{
+	bt_flow_jump_64(cpu, cpu->r[BT_REG_RIP] + (uint64_t)op->imm);
+}
+
+static void
+bt_int_jmp_r_64(struct bt_cpu *cpu, const struct bt_op *op)
+{
+	bt_flow_jump_64(cpu, *bt_reg64(cpu, op->rm));
+}
+
 static void
 bt_int_jmp(struct bt_cpu *cpu, const struct bt_op *op)
 {
@@ -45,15 +89,6 @@ bt_int_call_to(struct bt_cpu *cpu, const struct bt_op *op, uint64_t target)
 }
 
 static void
-bt_int_call_64(struct bt_cpu *cpu, const struct bt_op *op)
-{
-	uint64_t target = bt_jump_target(cpu, cpu->r[BT_REG_RIP] + (uint64_t)op->imm, 8);
-
-	bt_push(cpu, 8, cpu->r[BT_REG_RIP]);
-	cpu->r[BT_REG_RIP] = target;
-}
-
-static void
 bt_int_call(struct bt_cpu *cpu, const struct bt_op *op)
 {
 	bt_int_call_to(cpu, op, cpu->r[BT_REG_RIP] + (uint64_t)op->imm);
@@ -72,21 +107,49 @@ bt_int_call_m(struct bt_cpu *cpu, const struct bt_op *op)
 }
 
 static void
-bt_int_ret_64(struct bt_cpu *cpu, const struct bt_op *op)
-{
-	uint64_t target = bt_load(cpu, X86_SS, bt_sp(cpu, 0), 8);
-
-	bt_jump(cpu, target, 8);
-	bt_sp_set(cpu, bt_sp(cpu, 8));
-}
-
-static void
 bt_int_ret(struct bt_cpu *cpu, const struct bt_op *op)
 {
 	uint64_t target = bt_load(cpu, X86_SS, bt_sp(cpu, 0), op->osize);
 
 	bt_jump(cpu, target, op->osize);
 	bt_sp_set(cpu, bt_sp(cpu, op->osize + (uint16_t)op->imm));
+}
+
+/* CALL and RET in 64-bit mode: a flat stack too. */
+
+static void
+bt_int_call_64(struct bt_cpu *cpu, const struct bt_op *op)
+{
+	uint64_t rip = cpu->r[BT_REG_RIP], target = rip + (uint64_t)op->imm;
+	uint64_t sp = cpu->r[X86_RSP] - 8;
+	void *p = bt_hit_64(cpu, sp, 8, BT_WRITE);
+
+	if (unlikely(p == NULL || !bt_flow_is_plain(target))) {
+		bt_int_call(cpu, op);
+		return;
+	}
+	bt_host_store((uintptr_t)p, 8, rip);
+	cpu->r[X86_RSP] = sp;
+	cpu->r[BT_REG_RIP] = target;
+}
+
+static void
+bt_int_ret_64(struct bt_cpu *cpu, const struct bt_op *op)
+{
+	uint64_t sp = cpu->r[X86_RSP], target;
+	void *p = bt_hit_64(cpu, sp, 8, BT_READ);
+
+	if (unlikely(p == NULL)) {
+		bt_int_ret(cpu, op);
+		return;
+	}
+	target = bt_host_load((uintptr_t)p, 8);
+	if (unlikely(!bt_flow_is_plain(target))) {
+		bt_int_ret(cpu, op);
+		return;
+	}
+	cpu->r[X86_RSP] = sp + 8;
+	cpu->r[BT_REG_RIP] = target;
 }
 
 /* --- Loops: the counter is RCX in the address size --- */
@@ -148,9 +211,13 @@ bt_int_flow_lower(const struct bt_insn *in, struct bt_op *op)
 	}
 	op->flags |= BT_OP_END;
 	switch (in->id) {
-	case BT_ID_JCC: op->fn = bt_jcc_table[in->cc]; return true;
-	case BT_ID_JMP: op->fn = bt_int_jmp; return true;
-	case BT_ID_JMP_IND: op->fn = mem ? bt_int_jmp_m : bt_int_jmp_r; return true;
+	case BT_ID_JCC:
+		op->fn = in->osize == 8 ? bt_jcc_64_table[in->cc] : bt_jcc_table[in->cc];
+		return true;
+	case BT_ID_JMP: op->fn = in->osize == 8 ? bt_int_jmp_64 : bt_int_jmp; return true;
+	case BT_ID_JMP_IND:
+		op->fn = mem ? bt_int_jmp_m : in->osize == 8 ? bt_int_jmp_r_64 : bt_int_jmp_r;
+		return true;
 	case BT_ID_CALL: op->fn = in->osize == 8 ? bt_int_call_64 : bt_int_call; return true;
 	case BT_ID_CALL_IND: op->fn = mem ? bt_int_call_m : bt_int_call_r; return true;
 	case BT_ID_RET:

@@ -45,7 +45,10 @@ bt_int_offered(struct bt_cpu *cpu, enum bt_id id)
 void
 bt_int_lower(struct bt_cpu *cpu, const struct bt_insn *in, struct bt_op *op)
 {
-	if (bt_int_offered(cpu, in->id) &&
+	/* VEX is protected mode's only (SDM 2, 2.3.3). */
+	bool mode_ok = in->encoding == BT_LEGACY || (cpu->pe && !cpu->vm86);
+
+	if (mode_ok && bt_int_offered(cpu, in->id) &&
 	    (bt_int_alu_lower(in, op) || bt_int_mov_lower(in, op) || bt_int_flow_lower(in, op) ||
 		bt_int_stack_lower(in, op) || bt_int_shift_lower(in, op) ||
 		bt_int_bit_lower(in, op) || bt_int_mul_lower(in, op) ||

@@ -10,26 +10,14 @@
 		bt_set_##bits(cpu, op->reg, bt_get_##bits(cpu, op->rm));                           \
 		bt_next(cpu, op);                                                                  \
 	}                                                                                          \
-	static void bt_int_mov_rm_##bits(struct bt_cpu *cpu, const struct bt_op *op)               \
-	{                                                                                          \
-		bt_set_##bits(cpu, op->reg, (type)bt_load_rm(cpu, op, size));                      \
-		bt_next(cpu, op);                                                                  \
-	}                                                                                          \
+	BT_LOAD_OP_FLAT(bt_int_mov_rm_##bits, size, type, bt_set_##bits(cpu, op->reg, v))          \
 	static void bt_int_mov_ri_##bits(struct bt_cpu *cpu, const struct bt_op *op)               \
 	{                                                                                          \
 		bt_set_##bits(cpu, op->reg, (type)op->imm);                                        \
 		bt_next(cpu, op);                                                                  \
 	}                                                                                          \
-	static void bt_int_mov_mr_##bits(struct bt_cpu *cpu, const struct bt_op *op)               \
-	{                                                                                          \
-		bt_store(cpu, op->seg, bt_ea(cpu, op), size, bt_get_##bits(cpu, op->reg));         \
-		bt_next(cpu, op);                                                                  \
-	}                                                                                          \
-	static void bt_int_mov_mi_##bits(struct bt_cpu *cpu, const struct bt_op *op)               \
-	{                                                                                          \
-		bt_store(cpu, op->seg, bt_ea(cpu, op), size, (type)op->imm);                       \
-		bt_next(cpu, op);                                                                  \
-	}                                                                                          \
+	BT_STORE_OP_FLAT(bt_int_mov_mr_##bits, size, bt_get_##bits(cpu, op->reg))                  \
+	BT_STORE_OP_FLAT(bt_int_mov_mi_##bits, size, (type)op->imm)                                \
 	static void bt_int_mov_load_##bits(struct bt_cpu *cpu, const struct bt_op *op)             \
 	{                                                                                          \
 		bt_set_##bits(cpu, op->reg,                                                        \
@@ -52,12 +40,13 @@
 BT_SIZES(BT_MOV)
 
 enum bt_mov_form { BT_MOV_RR, BT_MOV_RM, BT_MOV_RI, BT_MOV_MR, BT_MOV_MI, BT_MOV_LOAD, BT_MOV_STORE,
-	BT_MOV_XCHG, BT_MOV_FORMS };
+	BT_MOV_XCHG, BT_MOV_RM_FLAT, BT_MOV_MR_FLAT, BT_MOV_MI_FLAT, BT_MOV_FORMS };
 #define BT_MOV_ROW(bits)                                                                           \
 	{                                                                                          \
 		bt_int_mov_rr_##bits, bt_int_mov_rm_##bits, bt_int_mov_ri_##bits,                  \
 		    bt_int_mov_mr_##bits, bt_int_mov_mi_##bits, bt_int_mov_load_##bits,            \
-		    bt_int_mov_store_##bits, bt_int_xchg_rr_##bits,                                \
+		    bt_int_mov_store_##bits, bt_int_xchg_rr_##bits, bt_int_mov_rm_##bits##_flat,   \
+		    bt_int_mov_mr_##bits##_flat, bt_int_mov_mi_##bits##_flat,                      \
 	}
 static bt_fn *const bt_mov_table[4][BT_MOV_FORMS] = { BT_MOV_ROW(8), BT_MOV_ROW(16), BT_MOV_ROW(32),
 	BT_MOV_ROW(64) };
@@ -70,19 +59,21 @@ static bt_fn *const bt_mov_table[4][BT_MOV_FORMS] = { BT_MOV_ROW(8), BT_MOV_ROW(
 		bt_set_##dbits(cpu, op->reg, (dtype)(stype)bt_get(cpu, op->rm, ssize));            \
 		bt_next(cpu, op);                                                                  \
 	}                                                                                          \
-	static void bt_int_##name##_m_##dbits(struct bt_cpu *cpu, const struct bt_op *op)          \
+	BT_LOAD_OP_FLAT(bt_int_##name##_m_##dbits, ssize, stype,                                   \
+	    bt_set_##dbits(cpu, op->reg, (dtype)v))
+#define BT_EXTEND_ROW(name, dbits)                                                                 \
 	{                                                                                          \
-		bt_set_##dbits(cpu, op->reg, (dtype)(stype)bt_load_rm(cpu, op, ssize));            \
-		bt_next(cpu, op);                                                                  \
+		bt_int_##name##_r_##dbits, bt_int_##name##_m_##dbits,                              \
+		    bt_int_##name##_m_##dbits##_flat                                               \
 	}
 #define BT_EXTENDS(name, ssize, stype)                                                             \
 	BT_EXTEND(name, ssize, stype, 16, uint16_t)                                                \
 	BT_EXTEND(name, ssize, stype, 32, uint32_t)                                                \
 	BT_EXTEND(name, ssize, stype, 64, uint64_t)                                                \
-	static bt_fn *const bt_##name##_table[3][2] = {                                            \
-		{ bt_int_##name##_r_16, bt_int_##name##_m_16 },                                    \
-		{ bt_int_##name##_r_32, bt_int_##name##_m_32 },                                    \
-		{ bt_int_##name##_r_64, bt_int_##name##_m_64 },                                    \
+	static bt_fn *const bt_##name##_table[3][3] = {                                            \
+		BT_EXTEND_ROW(name, 16),                                                           \
+		BT_EXTEND_ROW(name, 32),                                                           \
+		BT_EXTEND_ROW(name, 64),                                                           \
 	};
 BT_EXTENDS(movzb, 1, uint8_t)
 BT_EXTENDS(movzw, 2, uint16_t)
@@ -159,11 +150,7 @@ bt_int_lea_16(struct bt_cpu *cpu, const struct bt_op *op)
 		bt_set_8(cpu, op->rm, bt_cond(cpu, cc));                                           \
 		bt_next(cpu, op);                                                                  \
 	}                                                                                          \
-	static void bt_int_setcc_m_##cc(struct bt_cpu *cpu, const struct bt_op *op)                \
-	{                                                                                          \
-		bt_store(cpu, op->seg, bt_ea(cpu, op), 1, bt_cond(cpu, cc));                       \
-		bt_next(cpu, op);                                                                  \
-	}
+	BT_STORE_OP(bt_int_setcc_m_##cc, 1, bt_cond(cpu, cc))
 BT_CONDS(BT_SETCC)
 #define BT_SETCC_ROW(cc) { bt_int_setcc_r_##cc, bt_int_setcc_m_##cc },
 static bt_fn *const bt_setcc_table[16][2] = { BT_CONDS(BT_SETCC_ROW) };
@@ -179,15 +166,10 @@ static bt_fn *const bt_setcc_table[16][2] = { BT_CONDS(BT_SETCC_ROW) };
 		bt_set_##bits(cpu, op->reg, v);                                                    \
 		bt_next(cpu, op);                                                                  \
 	}                                                                                          \
-	static void bt_int_cmov_m_##cc##_##bits(struct bt_cpu *cpu, const struct bt_op *op)        \
-	{                                                                                          \
-		uint##bits##_t v = (uint##bits##_t)bt_load_rm(cpu, op, size);                      \
-                                                                                                   \
-		if (!bt_cond(cpu, cc))                                                             \
-			v = bt_get_##bits(cpu, op->reg);                                           \
-		bt_set_##bits(cpu, op->reg, v);                                                    \
-		bt_next(cpu, op);                                                                  \
-	}
+	BT_LOAD_OP(bt_int_cmov_m_##cc##_##bits, size, uint##bits##_t,                              \
+	    if (!bt_cond(cpu, cc))                                                                 \
+		v = bt_get_##bits(cpu, op->reg);                                                   \
+	    bt_set_##bits(cpu, op->reg, v))
 #define BT_CMOV(cc) BT_CMOV_SIZE(cc, 16, 2) BT_CMOV_SIZE(cc, 32, 4) BT_CMOV_SIZE(cc, 64, 8)
 BT_CONDS(BT_CMOV)
 #define BT_CMOV_ROW(cc)                                                                            \
@@ -338,12 +320,12 @@ bt_int_movdir64b(struct bt_cpu *cpu, const struct bt_op *op)
 static enum bt_mov_form
 bt_mov_form(const struct bt_insn *in, struct bt_op *op)
 {
-	bool mem = bt_int_is_mem(in);
+	bool mem = bt_int_is_mem(in), flat = bt_int_is_flat(in);
 
 	op->reg = bt_int_off(in, in->reg, in->size);
 	op->rm = bt_int_off(in, in->rm, in->size);
 	switch (in->form) {
-	case BT_FORM_R_RM: return mem ? BT_MOV_RM : BT_MOV_RR;
+	case BT_FORM_R_RM: return !mem ? BT_MOV_RR : flat ? BT_MOV_RM_FLAT : BT_MOV_RM;
 	case BT_FORM_R_I: return BT_MOV_RI;
 	case BT_FORM_MOFFS_LOAD:
 	case BT_FORM_MOFFS_STORE:
@@ -351,20 +333,22 @@ bt_mov_form(const struct bt_insn *in, struct bt_op *op)
 		return in->form == BT_FORM_MOFFS_LOAD ? BT_MOV_LOAD : BT_MOV_STORE;
 	case BT_FORM_RM_R:
 		if (mem)
-			return BT_MOV_MR;
+			return flat ? BT_MOV_MR_FLAT : BT_MOV_MR;
 		op->reg = bt_int_off(in, in->rm, in->size);
 		op->rm = bt_int_off(in, in->reg, in->size);
 		return BT_MOV_RR;
 	default: /* BT_FORM_RM_I */
 		op->reg = op->rm;
-		return mem ? BT_MOV_MI : BT_MOV_RI;
+		return !mem ? BT_MOV_RI : flat ? BT_MOV_MI_FLAT : BT_MOV_MI;
 	}
 }
 
 static bt_fn *
 bt_mov_extend(const struct bt_insn *in, struct bt_op *op)
 {
-	int d = bt_size_index(in->osize) - 1, mem = bt_int_is_mem(in);
+	/* Columns: register, memory, flat memory. */
+	int d = bt_size_index(in->osize) - 1;
+	int mem = !bt_int_is_mem(in) ? 0 : bt_int_is_flat(in) ? 2 : 1;
 
 	op->reg = BT_OFF(in->reg);
 	op->rm = bt_int_off(in, in->rm, in->size);

@@ -178,27 +178,17 @@ BT_MUL1_ALL(idiv)
 		    bt_imul_##bits(cpu, bt_get_##bits(cpu, op->reg), bt_get_##bits(cpu, op->rm))); \
 		bt_next(cpu, op);                                                                  \
 	}                                                                                          \
-	static void bt_int_imul2_m_##bits(struct bt_cpu *cpu, const struct bt_op *op)              \
-	{                                                                                          \
-		type v = (type)bt_load_rm(cpu, op, size);                                          \
-                                                                                                   \
-		bt_set_##bits(cpu, op->reg,                                                        \
-		    bt_imul_##bits(cpu, bt_get_##bits(cpu, op->reg), v));                          \
-		bt_next(cpu, op);                                                                  \
-	}                                                                                          \
+	BT_LOAD_OP(bt_int_imul2_m_##bits, size, type,                                              \
+	    bt_set_##bits(cpu, op->reg,                                                            \
+		bt_imul_##bits(cpu, bt_get_##bits(cpu, op->reg), v)))                              \
 	static void bt_int_imul3_r_##bits(struct bt_cpu *cpu, const struct bt_op *op)              \
 	{                                                                                          \
 		bt_set_##bits(cpu, op->reg,                                                        \
 		    bt_imul_##bits(cpu, bt_get_##bits(cpu, op->rm), (type)op->imm));               \
 		bt_next(cpu, op);                                                                  \
 	}                                                                                          \
-	static void bt_int_imul3_m_##bits(struct bt_cpu *cpu, const struct bt_op *op)              \
-	{                                                                                          \
-		type v = (type)bt_load_rm(cpu, op, size);                                          \
-                                                                                                   \
-		bt_set_##bits(cpu, op->reg, bt_imul_##bits(cpu, v, (type)op->imm));                \
-		bt_next(cpu, op);                                                                  \
-	}
+	BT_LOAD_OP(bt_int_imul3_m_##bits, size, type,                                              \
+	    bt_set_##bits(cpu, op->reg, bt_imul_##bits(cpu, v, (type)op->imm)))
 BT_SIZES_WLQ(BT_IMUL)
 #define BT_IMUL_ROW(bits)                                                                          \
 	{ { bt_int_imul2_r_##bits, bt_int_imul2_m_##bits },                                        \

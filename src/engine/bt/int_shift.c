@@ -38,16 +38,8 @@
 		bt_set_##bits(cpu, op->rm, v);                                                     \
 		bt_next(cpu, op);                                                                  \
 	}                                                                                          \
-	static void bt_int_##name##_mi_##bits(struct bt_cpu *cpu, const struct bt_op *op)          \
-	{                                                                                          \
-		bt_rmw(cpu, op, size, bt_shift_##name##_##bits, (uint64_t)op->imm);                \
-		bt_next(cpu, op);                                                                  \
-	}                                                                                          \
-	static void bt_int_##name##_mc_##bits(struct bt_cpu *cpu, const struct bt_op *op)          \
-	{                                                                                          \
-		bt_rmw(cpu, op, size, bt_shift_##name##_##bits, cpu->r[X86_RCX]);                  \
-		bt_next(cpu, op);                                                                  \
-	}
+	BT_RMW_OP(bt_int_##name##_mi_##bits, size, bt_shift_##name##_##bits, (uint64_t)op->imm)    \
+	BT_RMW_OP(bt_int_##name##_mc_##bits, size, bt_shift_##name##_##bits, cpu->r[X86_RCX])
 #define BT_ROL(size, bits, sfx, type, con) BT_SHIFT(rol, "rol", size, bits, sfx, type, con)
 #define BT_ROR(size, bits, sfx, type, con) BT_SHIFT(ror, "ror", size, bits, sfx, type, con)
 #define BT_RCL(size, bits, sfx, type, con) BT_SHIFT(rcl, "rcl", size, bits, sfx, type, con)
