@@ -97,6 +97,8 @@ bt_block_mode(struct bt_cpu *cpu)
 	/* Blocks of a limited segment never enter the jump table: each run of one is checked. */
 	if (bt_code_limited(cpu))
 		cpu->block_key |= BIT64(21);
+	if (cpu->blocks != NULL)
+		cpu->block_key |= cpu->blocks->generation << 22;
 }
 
 /* --- Arena --- */
@@ -202,6 +204,11 @@ void
 bt_block_forget_page(struct bt_cpu *cpu, uint64_t la)
 {
 	bt_zero(bt_jump_row(cpu->blocks, la), BT_JUMP_SLOTS * sizeof(struct bt_jump));
+	/* The page that is being executed: what follows in it must be looked up again. */
+	if (bt_code_la(cpu) >> 12 == la >> 12) {
+		cpu->blocks->generation = (cpu->blocks->generation + 1) & 0xffffffffff;
+		bt_block_mode(cpu);
+	}
 }
 
 void
@@ -397,6 +404,7 @@ bt_block_build(struct bt_cpu *cpu, const struct bt_region *r, uint64_t gpa)
 	/* Mail that came in meanwhile may have been about these very bytes. */
 	if (bt_mail_seen(cpu) != seq)
 		return NULL;
+	b->kept = true;
 	b->next = page->head[b->start / BT_GRANULE];
 	page->head[b->start / BT_GRANULE] = a->used;
 	a->used += (uint32_t)((const char *)(b->last + 1) - (const char *)b);

@@ -22,11 +22,19 @@ struct bt_block {
 	uint16_t start, bytes; /* in the page */
 	uint8_t mode;
 	uint8_t count; /* instructions */
-	uint8_t pad[6];
+	bool kept; /* in the arena */
+	uint8_t turn; /* which successor is replaced next */
+	uint32_t pad;
 	const struct bt_op *last; /* the op that is current when the block ran to its end */
+	/* Blocks that ran after this one, at these linear addresses of the same page and under this key.
+	 * The page being the same, they need no translation of their own: they are in this block's frame
+	 * wherever it is mapped. */
+	uint64_t succ_key;
+	uint64_t succ_la[2];
+	uint32_t succ[2]; /* arena offsets */
 	uint64_t pad2;
 };
-static_assert(sizeof(struct bt_block) == 32, "ops stay aligned");
+static_assert(sizeof(struct bt_block) == 64, "ops stay aligned");
 
 /* The ops follow: count of them, and a closing one where the last does not end the block. */
 static inline struct bt_op *
@@ -40,13 +48,14 @@ struct bt_jump {
 	uint64_t la, key;
 	struct bt_block *block;
 };
-/* The page chooses one of 64 rows of 64, so that INVLPG clears one row. */
-#define BT_JUMP_ROWS 64u
-#define BT_JUMP_SLOTS 64u
+/* The page chooses a row, so that INVLPG clears only that. */
+#define BT_JUMP_ROWS 32u
+#define BT_JUMP_SLOTS 128u
 
 struct bt_block_cache {
 	struct bt_jump jump[BT_JUMP_ROWS * BT_JUMP_SLOTS];
 	struct bt_block *current; /* running, or ran last */
+	uint64_t generation; /* part of block_key: changes when no block may follow another unseen */
 	uint64_t decoded, flushes; /* statistics */
 	struct bt_arena *arena; /* block.c */
 	struct bt_single *single; /* block.c: blocks of one instruction that are not kept */
@@ -63,7 +72,7 @@ bt_jump_row(struct bt_block_cache *c, uint64_t la)
 static inline struct bt_jump *
 bt_jump_slot(struct bt_block_cache *c, uint64_t la)
 {
-	return bt_jump_row(c, la) + (la ^ la >> 6) % BT_JUMP_SLOTS;
+	return bt_jump_row(c, la) + (la ^ la >> 7) % BT_JUMP_SLOTS;
 }
 
 /* The linear address of the next instruction. */
@@ -71,6 +80,33 @@ static inline uint64_t
 bt_code_la(const struct bt_cpu *cpu)
 {
 	return (cpu->r[BT_REG_RIP] + cpu->sbase[X86_CS]) & cpu->la_mask;
+}
+
+/* The block that ran after b at la under key, or NULL. */
+static inline struct bt_block *
+bt_block_next(struct bt_block_cache *c, const struct bt_block *b, uint64_t la, uint64_t key)
+{
+	if (unlikely(b->succ_key != key))
+		return NULL;
+	if (b->succ_la[0] == la)
+		return (struct bt_block *)((char *)c->arena + b->succ[0]);
+	if (b->succ_la[1] == la)
+		return (struct bt_block *)((char *)c->arena + b->succ[1]);
+	return NULL;
+}
+
+/* Remembers next, at la under key, as a successor of b, which is in the same page and still in the arena. */
+static inline void
+bt_block_link(struct bt_block_cache *c, struct bt_block *b, struct bt_block *next, uint64_t la,
+    uint64_t key)
+{
+	if (b->succ_key != key) {
+		b->succ_key = key;
+		b->succ_la[0] = b->succ_la[1] = ~la;
+	}
+	b->succ_la[b->turn] = la;
+	b->succ[b->turn] = (uint32_t)((char *)next - (char *)c->arena);
+	b->turn ^= 1;
 }
 
 int bt_block_create(struct bt_cpu *cpu);
