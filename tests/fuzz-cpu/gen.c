@@ -255,7 +255,6 @@ fuzz_excluded(const struct bt_insn *in)
 	case BT_ID_OUTS:
 	case BT_ID_MONITOR:
 	case BT_ID_MWAIT:
-	case BT_ID_VMCALL:
 	case BT_ID_INT1:
 	/* What is saved depends on which components the processor thinks are in use. */
 	case BT_ID_XSAVE:
@@ -268,11 +267,15 @@ fuzz_excluded(const struct bt_insn *in)
 	/* With a repeat prefix, which is reserved here, AMD's processors take the prefix's condition. */
 	case BT_ID_LOOPE:
 	case BT_ID_LOOPNE: return in->rep || in->repne;
+	case BT_ID_VMCALL: return true;
 	/* SSE4a: hypervisors hide it from CPUID, processors run it all the same. */
 	case BT_ID_UD:
 	case BT_ID_VEC:
 		if (in->encoding == BT_LEGACY && in->map == BT_MAP_0F && in->pp != BT_PP_NONE &&
 		    (in->opcode == 0x78 || in->opcode == 0x79 || in->opcode == 0x2b))
+			return true;
+		/* So are AMD's virtualization instructions, MONITORX, MWAITX and RDPRU. */
+		if (in->map == BT_MAP_0F && in->opcode == 0x01 && in->mod == 3)
 			return true;
 		/* fall through */
 	default:

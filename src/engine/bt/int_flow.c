@@ -4,6 +4,7 @@
  * SDM 2, each instruction. A target is checked before anything is pushed.
  */
 #include "engine/bt/int.h"
+#include "engine/bt/sys.h"
 
 /* op->imm is the displacement; RIP already points behind the instruction. */
 
@@ -80,9 +81,12 @@ bt_int_jmp_m(struct bt_cpu *cpu, const struct bt_op *op)
 	bt_jump(cpu, bt_load_rm(cpu, op, op->osize), op->osize);
 }
 
+/* An indirect call finds out that its target is no address only after the stack has been found writable. */
 static inline void
 bt_int_call_to(struct bt_cpu *cpu, const struct bt_op *op, uint64_t target)
 {
+	if (unlikely(!bt_canonical(cpu, target)))
+		bt_probe(cpu, X86_SS, bt_sp(cpu, -op->osize), op->osize, BT_WRITE);
 	target = bt_jump_target(cpu, target, op->osize);
 	bt_push(cpu, op->osize, cpu->r[BT_REG_RIP]);
 	cpu->r[BT_REG_RIP] = target;

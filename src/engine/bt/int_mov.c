@@ -352,8 +352,8 @@ bt_mov_extend(const struct bt_insn *in, struct bt_op *op)
 
 	op->reg = BT_OFF(in->reg);
 	op->rm = bt_int_off(in, in->rm, in->size);
-	if (in->id == BT_ID_MOVSXD) /* with a 16-bit operand it is a plain move */
-		return in->osize == 2 ? bt_movzw_table[0][mem] : bt_movsl_table[d][mem];
+	if (in->id == BT_ID_MOVSXD) /* to 16 bits it reads 32 all the same */
+		return bt_movsl_table[d][mem];
 	if (in->id == BT_ID_MOVZX)
 		return in->size == 1 ? bt_movzb_table[d][mem] : bt_movzw_table[d][mem];
 	return in->size == 1 ? bt_movsb_table[d][mem] : bt_movsw_table[d][mem];

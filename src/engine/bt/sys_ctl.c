@@ -388,6 +388,22 @@ bt_ctl_cr_exists(unsigned n)
 	return n == 0 || n == 2 || n == 3 || n == 4 || n == 8;
 }
 
+/* Whether CPUID offers the instruction. */
+static bool
+bt_ctl_offered(struct bt_cpu *cpu, enum bt_id id)
+{
+	struct x86_cpuid_ctx ctx = { .apic_base = 0 };
+	struct x86_cpuid_regs r;
+
+	bt_fpu_park(cpu);
+	if (id == BT_ID_SERIALIZE) {
+		x86_cpuid_query(cpu->vm->cpuid, &ctx, 7, 0, &r);
+		return r.edx & BIT(14);
+	}
+	x86_cpuid_query(cpu->vm->cpuid, &ctx, 0x80000008, 0, &r);
+	return r.ebx & BIT(0); /* CLZERO */
+}
+
 static void
 bt_ctl_lower_mov(const struct bt_insn *in, struct bt_op *op)
 {
@@ -430,7 +446,9 @@ bt_sys_ctl_lower(struct bt_cpu *cpu, const struct bt_insn *in, struct bt_op *op)
 	case BT_ID_INT3: op->fn = bt_sys_int3; return;
 	case BT_ID_INT1: op->fn = bt_sys_int1; return;
 	case BT_ID_INTO: op->fn = bt_sys_into; return;
-	case BT_ID_SERIALIZE: op->fn = bt_sys_serialize; return;
+	case BT_ID_SERIALIZE:
+		op->fn = bt_ctl_offered(cpu, in->id) ? bt_sys_serialize : bt_op_ud;
+		return;
 	default: break;
 	}
 	op->flags &= (uint8_t)~BT_OP_END;
@@ -442,7 +460,14 @@ bt_sys_ctl_lower(struct bt_cpu *cpu, const struct bt_insn *in, struct bt_op *op)
 	case BT_ID_CLFLUSH:
 	case BT_ID_CLFLUSHOPT:
 	case BT_ID_CLWB: op->fn = bt_sys_clflush; break;
-	case BT_ID_CLZERO: op->fn = bt_sys_clzero; break;
+	case BT_ID_CLZERO:
+		if (!in->rep && !in->repne && bt_ctl_offered(cpu, in->id)) {
+			op->fn = bt_sys_clzero;
+			break;
+		}
+		op->fn = bt_op_ud;
+		op->flags |= BT_OP_END;
+		break;
 	case BT_ID_PAUSE: op->fn = bt_sys_pause; break;
 	default:
 		/* UD, RSM outside SMM, VMCALL, and MONITOR and MWAIT, which CPUID does not offer. */
