@@ -212,7 +212,7 @@ enum bt_vec_size {
 #define BT_VF_ANY BIT(1) /* legacy: 16 bytes of memory need not be aligned */
 #define BT_VF_MMX BIT(2) /* an MMX instruction: needs no SSE */
 #define BT_VF_OPMASK BIT(3) /* on opmask registers */
-#define BT_VF_ONE BIT(4) /* masked: memory is one unit, used if any element is */
+#define BT_VF_REPEAT BIT(4) /* memory is repeated to fill the vector */
 
 struct bt_vec_row {
 	uint8_t first, last; /* opcodes */
@@ -259,7 +259,8 @@ enum bt_vec_handler {
 	BT_VH_FLAGS_LOAD_A,
 	BT_VH_PCMPSTRI,
 	BT_VH_PCMPSTRI_LOAD,
-	BT_VH_MASK_LOAD, /* reg: element size or BT_MASK_ANY; rm: the mask (BT_MASK_*) */
+	BT_VH_STORE_PART, /* some of the bytes, but all of them must be writable */
+	BT_VH_MASK_LOAD, /* reg: the size of an element in memory; rm: the mask (BT_MASK_*) */
 	BT_VH_MASK_LOAD_A,
 	BT_VH_MASK_STORE,
 	BT_VH_MASK_STORE_A,
@@ -286,12 +287,11 @@ bt_fn bt_vec_mask_load, bt_vec_mask_load_a, bt_vec_mask_store, bt_vec_mask_store
 bt_fn bt_x87_reg, bt_x87_load, bt_x87_store, bt_x87_flags, bt_x87_control, bt_x87_control_load,
     bt_x87_control_store, bt_x87_fnstsw_ax, bt_x87_fninit;
 
-/* Where a masked operand's mask is: an opmask register, or the sign bits of a vector's elements. */
-#define BT_MASK_OPMASK(n) ((uint8_t)(n))
+/* In op->rm, where a masked operand's mask is: an opmask register, of which the low 1 << log bits count,
+ * or the sign bits of a vector's elements. */
+#define BT_MASK_OPMASK(n, log) ((uint8_t)((n) | (log) << 3))
 #define BT_MASK_SIGNS(n) ((uint8_t)(0x40 | (n)))
 #define BT_MASK_MMX_SIGNS(n) ((uint8_t)(0x80 | (n)))
-/* In op->reg for BT_VF_ONE: the number of elements, whatever memory holds. */
-#define BT_MASK_ANY(count) ((uint8_t)(0x80 | (count)))
 
 /* Gathers and scatters: index register, its element size, and the number of elements. */
 void bt_gather_lower(struct bt_op *op, const struct bt_insn *in, bool scatter);

@@ -147,16 +147,13 @@ static bool
 bt_vec_masked(const struct bt_insn *in, const struct bt_vec_row *row, unsigned elem,
     struct bt_op *op)
 {
-	unsigned full = bt_vec_size_bytes(row->size, in, in->w);
+	unsigned bytes = row->flags & BT_VF_REPEAT ? 16u << in->vl :
+						     bt_vec_size_bytes(row->size, in, in->w);
 
 	if (in->encoding != BT_EVEX || in->evex_aaa == 0 || row->elem == BT_VS_0)
 		return false;
-	op->rm = BT_MASK_OPMASK(in->evex_aaa);
 	op->reg = (uint8_t)elem;
-	if (bt_vec_broadcasts(in))
-		op->reg = BT_MASK_ANY(full / elem);
-	else if (row->flags & BT_VF_ONE)
-		op->reg = BT_MASK_ANY((16u << in->vl) / elem);
+	op->rm = BT_MASK_OPMASK(in->evex_aaa, (unsigned)__builtin_ctz(bytes / elem));
 	return true;
 }
 
@@ -183,6 +180,8 @@ bt_vec_memory_handler(const struct bt_insn *in, const struct bt_vec_row *row, un
 		return BT_VH_COMPRESS;
 	if (masked)
 		return (uint8_t)((store ? BT_VH_MASK_STORE : BT_VH_MASK_LOAD) + aligned);
+	if (store && in->encoding == BT_EVEX && in->evex_aaa != 0)
+		return BT_VH_STORE_PART;
 	return (uint8_t)((store ? BT_VH_STORE : BT_VH_LOAD) + aligned);
 }
 

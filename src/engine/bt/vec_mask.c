@@ -9,26 +9,39 @@
 #include "engine/bt/vec_impl.h"
 
 #define BT_MASK_WHERE 0xc0u
-#define BT_MASK_NUMBER 0x3fu
-#define BT_MASK_IS_ANY(reg) ((reg)&0x80)
+#define BT_MASK_NUMBER 0x0fu
 
-/* The mask of count elements of size bytes. Live. */
+/* Sign bits of count elements of size bytes. Live. */
 static uint64_t
-bt_mask_bits(struct bt_cpu *cpu, uint8_t mask, unsigned size, unsigned count)
+bt_mask_signs(struct bt_cpu *cpu, uint8_t mask, unsigned size, unsigned count)
 {
 	uint8_t buf[64] __attribute__((aligned(64)));
 	uint64_t bits = 0;
 
-	switch (mask & BT_MASK_WHERE) {
-	case BT_MASK_OPMASK(0):
-		bits = bt_vec_get_mask(cpu, mask & BT_MASK_NUMBER);
-		return count >= 64 ? bits : bits & ((1ull << count) - 1);
-	case BT_MASK_SIGNS(0): bt_vec_get(cpu, mask & BT_MASK_NUMBER, buf); break;
-	default: bt_vec_get_mmx(cpu, mask & BT_MASK_NUMBER, buf); break;
-	}
+	if ((mask & BT_MASK_WHERE) == BT_MASK_SIGNS(0))
+		bt_vec_get(cpu, mask & BT_MASK_NUMBER, buf);
+	else
+		bt_vec_get_mmx(cpu, mask & BT_MASK_NUMBER, buf);
 	for (unsigned i = 0; i < count; i++)
 		bits |= (uint64_t)(buf[i * size + size - 1] >> 7) << i;
 	return bits;
+}
+
+/* Which of count elements of size bytes in memory are to be accessed. Live. Where memory is repeated to
+ * fill the vector, an element counts if any of its copies does. */
+static uint64_t
+bt_mask_bits(struct bt_cpu *cpu, uint8_t mask, unsigned size, unsigned count)
+{
+	uint64_t bits, folded = 0;
+	unsigned all;
+
+	if ((mask & BT_MASK_WHERE) != BT_MASK_OPMASK(0, 0))
+		return bt_mask_signs(cpu, mask, size, count);
+	bits = bt_vec_get_mask(cpu, mask & 7);
+	all = 1u << (mask >> 3 & 7);
+	for (unsigned i = 0; i < all; i += count)
+		folded |= bits >> i;
+	return count >= 64 ? folded : folded & ((1ull << count) - 1);
 }
 
 static unsigned
@@ -51,15 +64,25 @@ bt_mask_count(uint64_t bits)
 	return n;
 }
 
+/* Alignment is only asked of an access that takes place. */
+static void
+bt_mask_check_aligned(struct bt_cpu *cpu, const struct bt_op *op, uint64_t ea, uint64_t active)
+{
+	if (active != 0)
+		bt_vec_check_aligned(cpu, op->seg, ea, op->x);
+}
+
 /* --- Masked loads --- */
 
-static void
-bt_mask_load_elements(struct bt_cpu *cpu, const struct bt_op *op, uint64_t ea)
+static __attribute__((noinline)) void
+bt_mask_load_elements(struct bt_cpu *cpu, const struct bt_op *op, uint64_t ea, bool aligned)
 {
 	uint8_t *buf = cpu->fpu->bounce;
 	unsigned size = op->reg;
 	uint64_t bits = bt_mask_bits(cpu, op->rm, size, op->x / size);
 
+	if (aligned)
+		bt_mask_check_aligned(cpu, op, ea, bits);
 	bt_zero(buf, sizeof(cpu->fpu->bounce));
 	while (bits != 0) {
 		unsigned off = bt_mask_first(&bits) * size;
@@ -70,24 +93,6 @@ bt_mask_load_elements(struct bt_cpu *cpu, const struct bt_op *op, uint64_t ea)
 	bt_thunk_run(op, buf);
 }
 
-/* One unit of memory for all elements. */
-static void
-bt_mask_load_any(struct bt_cpu *cpu, const struct bt_op *op, uint64_t ea)
-{
-	struct bt_window *w = &cpu->fpu->window;
-	void *mem;
-
-	if (bt_mask_bits(cpu, op->rm, 1, op->reg & 0x7f) == 0) {
-		bt_zero(cpu->fpu->bounce, sizeof(cpu->fpu->bounce));
-		bt_thunk_run(op, cpu->fpu->bounce);
-		return;
-	}
-	mem = bt_window_begin(cpu, w, op->seg, ea, op->x, BT_READ);
-	bt_fpu_live(cpu);
-	bt_thunk_run(op, mem);
-	bt_window_end(cpu, w);
-}
-
 static inline __attribute__((always_inline)) void
 bt_mask_load(struct bt_cpu *cpu, const struct bt_op *op, bool aligned)
 {
@@ -96,15 +101,11 @@ bt_mask_load(struct bt_cpu *cpu, const struct bt_op *op, bool aligned)
 
 	bt_vec_ready(cpu, op->y);
 	ea = bt_ea(cpu, op);
-	if (aligned)
-		bt_vec_check_aligned(cpu, op->seg, ea, op->x);
 	mem = bt_vec_host(cpu, op->seg, ea, op->x, BT_READ);
-	if (likely(mem != NULL))
+	if (likely(mem != NULL) && !(aligned && ((uintptr_t)mem & (op->x - 1u))))
 		bt_thunk_run(op, mem);
-	else if (BT_MASK_IS_ANY(op->reg))
-		bt_mask_load_any(cpu, op, ea);
 	else
-		bt_mask_load_elements(cpu, op, ea);
+		bt_mask_load_elements(cpu, op, ea, aligned);
 	bt_next(cpu, op);
 }
 
@@ -122,13 +123,15 @@ bt_vec_mask_load_a(struct bt_cpu *cpu, const struct bt_op *op)
 
 /* --- Masked stores --- */
 
-static void
-bt_mask_store_elements(struct bt_cpu *cpu, const struct bt_op *op, uint64_t ea)
+static __attribute__((noinline)) void
+bt_mask_store_elements(struct bt_cpu *cpu, const struct bt_op *op, uint64_t ea, bool aligned)
 {
 	uint8_t *buf = cpu->fpu->bounce;
 	unsigned size = op->reg;
 	uint64_t active = bt_mask_bits(cpu, op->rm, size, op->x / size), bits;
 
+	if (aligned)
+		bt_mask_check_aligned(cpu, op, ea, active);
 	for (bits = active; bits != 0;) {
 		unsigned off = bt_mask_first(&bits) * size;
 
@@ -152,13 +155,11 @@ bt_mask_store(struct bt_cpu *cpu, const struct bt_op *op, bool aligned)
 
 	bt_vec_ready(cpu, op->y);
 	ea = bt_ea(cpu, op);
-	if (aligned)
-		bt_vec_check_aligned(cpu, op->seg, ea, op->x);
 	mem = bt_vec_host(cpu, op->seg, ea, op->x, BT_WRITE_ONLY);
-	if (likely(mem != NULL))
+	if (likely(mem != NULL) && !(aligned && ((uintptr_t)mem & (op->x - 1u))))
 		bt_thunk_run(op, mem);
 	else
-		bt_mask_store_elements(cpu, op, ea);
+		bt_mask_store_elements(cpu, op, ea, aligned);
 	bt_next(cpu, op);
 }
 
@@ -272,7 +273,7 @@ bt_gather_put_mask(struct bt_cpu *cpu, const struct bt_op *op, const struct bt_g
 	unsigned n = op->rm & BT_MASK_NUMBER;
 	uint8_t buf[64] __attribute__((aligned(64)));
 
-	if ((op->rm & BT_MASK_WHERE) == BT_MASK_OPMASK(0)) {
+	if ((op->rm & BT_MASK_WHERE) == BT_MASK_OPMASK(0, 0)) {
 		bt_vec_put_mask(cpu, n, g->todo);
 		return;
 	}
@@ -368,7 +369,7 @@ bt_gather_lower(struct bt_op *op, const struct bt_insn *in, bool scatter)
 	info.count = (uint8_t)((16u << in->vl) / MAX(info.index_size, op->x));
 	op->imm = info.imm;
 	op->reg = in->reg;
-	op->rm = in->encoding == BT_VEX ? BT_MASK_SIGNS(in->vvvv) : BT_MASK_OPMASK(in->evex_aaa);
+	op->rm = in->encoding == BT_VEX ? BT_MASK_SIGNS(in->vvvv) : BT_MASK_OPMASK(in->evex_aaa, 0);
 	op->index = BT_OFF(BT_REG_ZERO);
 	op->fn = scatter ? bt_scatter : bt_gather;
 }

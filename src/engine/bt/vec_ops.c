@@ -97,6 +97,7 @@ BT_VEC_MEM(bt_vec_load, BT_READ, false, BT_VR_NONE)
 BT_VEC_MEM(bt_vec_load_a, BT_READ, true, BT_VR_NONE)
 BT_VEC_MEM(bt_vec_store, BT_WRITE_ONLY, false, BT_VR_NONE)
 BT_VEC_MEM(bt_vec_store_a, BT_WRITE_ONLY, true, BT_VR_NONE)
+BT_VEC_MEM(bt_vec_store_part, BT_WRITE, false, BT_VR_NONE)
 BT_VEC_MEM(bt_vec_gpr_load, BT_READ, false, BT_VR_GPR)
 BT_VEC_MEM(bt_vec_flags_load, BT_READ, false, BT_VR_FLAGS)
 BT_VEC_MEM(bt_vec_flags_load_a, BT_READ, true, BT_VR_FLAGS)
@@ -116,6 +117,7 @@ bt_fn *const bt_vec_handlers[BT_VH_COUNT] = {
 	[BT_VH_FLAGS_LOAD_A] = bt_vec_flags_load_a,
 	[BT_VH_PCMPSTRI] = bt_vec_pcmpstri,
 	[BT_VH_PCMPSTRI_LOAD] = bt_vec_pcmpstri_load,
+	[BT_VH_STORE_PART] = bt_vec_store_part,
 	[BT_VH_MASK_LOAD] = bt_vec_mask_load,
 	[BT_VH_MASK_LOAD_A] = bt_vec_mask_load_a,
 	[BT_VH_MASK_STORE] = bt_vec_mask_store,

@@ -23,7 +23,7 @@
 #define U BT_VF_ANY
 #define M BT_VF_MMX
 #define K BT_VF_OPMASK
-#define ONE BT_VF_ONE
+#define RPT BT_VF_REPEAT
 
 #define OPS(first, last, pps, encs, kind, size, elem, flags)                                       \
 	{                                                                                          \
@@ -213,10 +213,10 @@ static const struct bt_vec_row bt_vec_rows_0f38[] = {
 	OP(0x15, P_F3, E, STORE, VL2, 4, 0),
 	OP(0x16, P_66, V | E, LOAD, VL, 0, 0), /* VPERMPS */
 	OP(0x17, P_66, L | V, FLAGS, VL, 0, 0), /* PTEST */
-	OP(0x18, P_66, V | E, LOAD, 4, 4, ONE), /* VBROADCASTSS */
-	OP(0x19, P_66, V | E, LOAD, 8, DQ, ONE),
-	OP(0x1a, P_66, V | E, LOAD, 16, DQ, ONE),
-	OP(0x1b, P_66, E, LOAD, 32, DQ, ONE),
+	OP(0x18, P_66, V | E, LOAD, 4, 4, RPT), /* VBROADCASTSS */
+	OP(0x19, P_66, V | E, LOAD, 8, DQ, RPT),
+	OP(0x1a, P_66, V | E, LOAD, 16, DQ, RPT),
+	OP(0x1b, P_66, E, LOAD, 32, DQ, RPT),
 	INT(0x1c, 0x1c, 1),
 	INT(0x1d, 0x1d, 2),
 	INT(0x1e, 0x1e, 4),
@@ -284,10 +284,10 @@ static const struct bt_vec_row bt_vec_rows_0f38[] = {
 	OP(0x52, P_F3, E, LOAD, VL, 4, 0), /* VDPBF16PS */
 	OP(0x54, P_66, E, LOAD, VL, BW, 0), /* VPOPCNTB */
 	OP(0x55, P_66, E, LOAD, VL, DQ, 0),
-	OP(0x58, P_66, V | E, LOAD, 4, 4, ONE), /* VPBROADCASTD */
-	OP(0x59, P_66, V | E, LOAD, 8, DQ, ONE),
-	OP(0x5a, P_66, V | E, LOAD, 16, DQ, ONE),
-	OP(0x5b, P_66, E, LOAD, 32, DQ, ONE),
+	OP(0x58, P_66, V | E, LOAD, 4, 4, RPT), /* VPBROADCASTD */
+	OP(0x59, P_66, V | E, LOAD, 8, DQ, RPT),
+	OP(0x5a, P_66, V | E, LOAD, 16, DQ, RPT),
+	OP(0x5b, P_66, E, LOAD, 32, DQ, RPT),
 	OP(0x62, P_66, E, EXPAND, VL, BW, 0),
 	OP(0x63, P_66, E, COMPRESS, VL, BW, 0),
 	OPS(0x64, 0x65, P_66, E, LOAD, VL, DQ, 0), /* VPBLENDMD */
@@ -300,8 +300,8 @@ static const struct bt_vec_row bt_vec_rows_0f38[] = {
 	OP(0x72, P_F2, E, LOAD, VL, 0, 0), /* VCVTNE2PS2BF16 */
 	OP(0x73, P_66, E, LOAD, VL, DQ, 0),
 	OPS(0x75, 0x77, P_66, E, LOAD, VL, 0, 0), /* VPERMI2B */
-	OP(0x78, P_66, V | E, LOAD, 1, 1, ONE),
-	OP(0x79, P_66, V | E, LOAD, 2, 2, ONE),
+	OP(0x78, P_66, V | E, LOAD, 1, 1, RPT),
+	OP(0x79, P_66, V | E, LOAD, 2, 2, RPT),
 	OPS(0x7a, 0x7c, P_66, E, GPR_SRC, 0, 0, 0), /* VPBROADCASTB from a general register */
 	OPS(0x7d, 0x7f, P_66, E, LOAD, VL, 0, 0),
 	OP(0x83, P_66, E, LOAD, VL, 0, 0), /* VPMULTISHIFTQB */
@@ -310,7 +310,7 @@ static const struct bt_vec_row bt_vec_rows_0f38[] = {
 	OP(0x8c, P_66, V, VMASK_LOAD, VL, DQ, 0),
 	OP(0x8d, P_66, E, LOAD, VL, 0, 0), /* VPERMB */
 	OP(0x8e, P_66, V, VMASK_STORE, VL, DQ, 0),
-	OP(0x8f, P_66, E, LOAD, VL, 0, 0),
+	OP(0x8f, P_66, E, LOAD, VL, 1, 0), /* VPSHUFBITQMB */
 	OPS(0x90, 0x93, P_66, V | E, GATHER, DQ, 0, 0),
 	OPS(0x96, 0x98, P_66, V | E, LOAD, VL, DQ, 0), /* FMA */
 	OP(0x99, P_66, V | E, LOAD, DQ, DQ, 0),
