@@ -244,7 +244,7 @@ const struct bt_opcode_row bt_decode_rows_0f[] = {
 	{ 0x01, P_NONE, EXACT(0xe8), OP(SERIALIZE, NONE, V, NONE, M) },
 	{ 0x01, P_ANY, EXACT(0xf8), OP(SWAPGS, NONE, V, NONE, M) },
 	{ 0x01, P_ANY, EXACT(0xf9), OP(RDTSCP, NONE, V, NONE, M) },
-	{ 0x01, P_ANY, EXACT(0xfc), OP(CLZERO, NONE, V, NONE, M) },
+	{ 0x01, P_INT | P_F3, EXACT(0xfc), OP(CLZERO, NONE, V, NONE, M) },
 	{ 0x01, P_ANY, R_(4), OP(SMSW, RM, W, NONE, M) },
 	{ 0x01, P_ANY, R_(6), OP(LMSW, RM, W, NONE, M) },
 	{ 0x01, P_ANY, R_(0), OP(SGDT, RM, NAT, NONE, MEM) },

@@ -81,7 +81,8 @@ bt_int_jmp_m(struct bt_cpu *cpu, const struct bt_op *op)
 	bt_jump(cpu, bt_load_rm(cpu, op, op->osize), op->osize);
 }
 
-/* An indirect call finds out that its target is no address only after the stack has been found writable. */
+/* An indirect call finds out that its target is no address only after the stack has been found
+ * writable. */
 static inline void
 bt_int_call_to(struct bt_cpu *cpu, const struct bt_op *op, uint64_t target)
 {
@@ -121,20 +122,53 @@ bt_int_ret(struct bt_cpu *cpu, const struct bt_op *op)
 
 /* CALL and RET in 64-bit mode: a flat stack too. */
 
-static void
-bt_int_call_64(struct bt_cpu *cpu, const struct bt_op *op)
+/* False, with nothing done: the slow way. */
+static inline __attribute__((always_inline)) bool
+bt_flow_call_64(struct bt_cpu *cpu, uint64_t target)
 {
-	uint64_t rip = cpu->r[BT_REG_RIP], target = rip + (uint64_t)op->imm;
 	uint64_t sp = cpu->r[X86_RSP] - 8;
 	void *p = bt_hit_64(cpu, sp, 8, BT_WRITE);
 
-	if (unlikely(p == NULL || !bt_flow_is_plain(target))) {
-		bt_int_call(cpu, op);
-		return;
-	}
-	bt_host_store((uintptr_t)p, 8, rip);
+	if (unlikely(p == NULL || !bt_flow_is_plain(target)))
+		return false;
+	bt_host_store((uintptr_t)p, 8, cpu->r[BT_REG_RIP]);
 	cpu->r[X86_RSP] = sp;
 	cpu->r[BT_REG_RIP] = target;
+	return true;
+}
+
+static void
+bt_int_call_64(struct bt_cpu *cpu, const struct bt_op *op)
+{
+	if (!bt_flow_call_64(cpu, cpu->r[BT_REG_RIP] + (uint64_t)op->imm))
+		bt_int_call(cpu, op);
+}
+
+static void
+bt_int_call_r_64(struct bt_cpu *cpu, const struct bt_op *op)
+{
+	if (!bt_flow_call_64(cpu, *bt_reg64(cpu, op->rm)))
+		bt_int_call_r(cpu, op);
+}
+
+static void
+bt_int_call_m_64(struct bt_cpu *cpu, const struct bt_op *op)
+{
+	void *p = bt_hit(cpu, op, 8, BT_READ);
+
+	if (unlikely(p == NULL) || !bt_flow_call_64(cpu, bt_host_load((uintptr_t)p, 8)))
+		bt_int_call_m(cpu, op);
+}
+
+static void
+bt_int_jmp_m_64(struct bt_cpu *cpu, const struct bt_op *op)
+{
+	void *p = bt_hit(cpu, op, 8, BT_READ);
+
+	if (likely(p != NULL))
+		bt_flow_jump_64(cpu, bt_host_load((uintptr_t)p, 8));
+	else
+		bt_int_jmp_m(cpu, op);
 }
 
 static void
@@ -220,10 +254,18 @@ bt_int_flow_lower(const struct bt_insn *in, struct bt_op *op)
 		return true;
 	case BT_ID_JMP: op->fn = in->osize == 8 ? bt_int_jmp_64 : bt_int_jmp; return true;
 	case BT_ID_JMP_IND:
-		op->fn = mem ? bt_int_jmp_m : in->osize == 8 ? bt_int_jmp_r_64 : bt_int_jmp_r;
+		if (in->osize == 8)
+			op->fn = mem ? bt_int_jmp_m_64 : bt_int_jmp_r_64;
+		else
+			op->fn = mem ? bt_int_jmp_m : bt_int_jmp_r;
 		return true;
 	case BT_ID_CALL: op->fn = in->osize == 8 ? bt_int_call_64 : bt_int_call; return true;
-	case BT_ID_CALL_IND: op->fn = mem ? bt_int_call_m : bt_int_call_r; return true;
+	case BT_ID_CALL_IND:
+		if (in->osize == 8)
+			op->fn = mem ? bt_int_call_m_64 : bt_int_call_r_64;
+		else
+			op->fn = mem ? bt_int_call_m : bt_int_call_r;
+		return true;
 	case BT_ID_RET:
 		op->fn = in->osize == 8 && in->imm == 0 ? bt_int_ret_64 : bt_int_ret;
 		return true;
