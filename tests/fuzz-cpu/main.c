@@ -52,35 +52,45 @@ fuzz_diff(fuzz_emit *emit, const char *what, uint64_t native, uint64_t ours)
 	return true;
 }
 
-/* Bytes of an XSAVE image that say where the last x87 instruction was: processors differ in when they
- * store them (APM 2, 11.4.4), and the kernel's signal frame is stored by this one. */
+/* Compares a stretch of bytes; name and base say what a differing one is called. */
 static bool
-fuzz_xsave_ignored(unsigned off)
+fuzz_compare_range(fuzz_emit *emit, const char *name, unsigned base, const uint8_t *n,
+    const uint8_t *o, unsigned from, unsigned to)
 {
-	return (off >= 6 && off < 24) || (off >= 28 && off < 32) || (off >= 416 && off < 576);
+	bool diff = false;
+
+	if (memcmp(n + from, o + from, to - from) == 0)
+		return false;
+	for (unsigned i = from; i < to; i++) {
+		char what[32];
+
+		if (n[i] == o[i])
+			continue;
+		snprintf(what, sizeof(what), "%s%#x", name, base + i);
+		diff |= fuzz_diff(emit, what, n[i], o[i]);
+	}
+	return diff;
 }
 
+/*
+ * The parts of an XSAVE image that are left out: where the last x87 instruction was (processors differ in
+ * when they store that, APM 2, 11.4.4, and the kernel's signal frame is stored by this one), MXCSR_MASK,
+ * and the bytes between the SSE registers and the extended components, which the kernel uses.
+ */
 static bool
 fuzz_compare_bytes(fuzz_emit *emit, const struct fuzz_host *h, const struct fuzz_result *n,
     const struct fuzz_result *o)
 {
+	const struct {
+		unsigned from, to;
+	} parts[] = { { 0, 6 }, { 24, 28 }, { 32, 416 }, { 576, h->xsave_size } };
 	bool diff = false;
-	char what[32];
 
-	if (memcmp(n->xsave, o->xsave, h->xsave_size) != 0) {
-		for (unsigned i = 0; i < h->xsave_size; i++) {
-			snprintf(what, sizeof(what), "xsave+%u", i);
-			if (!fuzz_xsave_ignored(i))
-				diff |= fuzz_diff(emit, what, n->xsave[i], o->xsave[i]);
-		}
-	}
-	if (memcmp(n->data, o->data, sizeof(n->data)) != 0) {
-		for (unsigned i = 0; i < sizeof(n->data); i++) {
-			snprintf(what, sizeof(what), "%#x", FUZZ_DATA + i);
-			diff |= fuzz_diff(emit, what, n->data[i], o->data[i]);
-		}
-	}
-	return diff;
+	for (size_t i = 0; i < ARRAY_SIZE(parts); i++)
+		diff |= fuzz_compare_range(emit, "xsave+", 0, n->xsave, o->xsave, parts[i].from,
+		    parts[i].to);
+	return diff |
+	    fuzz_compare_range(emit, "", FUZZ_DATA, n->data, o->data, 0, sizeof(n->data));
 }
 
 static bool
