@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "bhyve/options.h"
 #include "bhyve/vars.h"
+#include "pci/pci_host.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -284,6 +285,12 @@ devices_lpc_find(const char *name)
 			return d;
 	}
 	return NULL;
+}
+
+bool
+devices_pci_available(const struct devices_pci *dev)
+{
+	return pci_model_find(dev->name) != NULL;
 }
 
 bool

@@ -14,7 +14,6 @@ struct config;
 struct devices_pci {
 	const char *name; /* as in -s slot,name */
 	const char *what; /* one line for -s help */
-	bool available; /* false: a model of bhyve(8)'s that is not there yet */
 	/* The variable that a first word without '=' sets, NULL when there is none. */
 	const char *first;
 	/* In place of that, for models with a form of their own: reads conf, which it may change, into
@@ -45,6 +44,7 @@ extern const struct devices_lpc devices_lpc[];
 const struct devices_pci *devices_pci_find(const char *name);
 const struct devices_lpc *devices_lpc_find(const char *name);
 /* Whether the device works in this version. */
+bool devices_pci_available(const struct devices_pci *dev);
 bool devices_lpc_available(const struct devices_lpc *dev);
 
 /* Sets the variables of a PCI device below its node from what follows its name in -s, NULL for nothing.

@@ -27,6 +27,7 @@
 #include "firmware/e820.h"
 #include "firmware/mptable.h"
 #include "firmware/smbios.h"
+#include "pci/pci_host.h"
 #include "vm/bus.h"
 #include "vm/mem.h"
 #include "vm/vm.h"
@@ -57,6 +58,7 @@ struct machine {
 	struct testdev *testdev;
 	struct chardev *line[UART_COM_COUNT];
 	struct uart *uart[UART_COM_COUNT];
+	struct pci *pci;
 
 	struct acpi_device com[UART_COM_COUNT]; /* the serial ports that exist */
 	int coms;
@@ -235,6 +237,70 @@ machine_serial_destroy(struct machine *m)
 	}
 }
 
+/* --- PCI --- */
+
+/* The reset control register lies among the ports of PCI's configuration mechanism. */
+static uint8_t
+machine_reset_read(void *ctx, uint16_t port)
+{
+	return port == RESET_CONTROL_PORT ? reset_control_read(ctx) : UINT8_MAX;
+}
+
+static void
+machine_reset_write(void *ctx, uint16_t port, uint8_t val)
+{
+	if (port == RESET_CONTROL_PORT)
+		reset_control_write(ctx, val);
+}
+
+/* The size of a physical address, from CPUID. */
+static int
+machine_phys_bits(struct machine *m)
+{
+	const struct x86_cpuid_ctx ctx = { 0 };
+	struct engine_vm *evm;
+	const struct engine_ops *engine = vm_engine(m->vm, &evm);
+	struct x86_cpuid_regs regs;
+
+	x86_cpuid_query(engine->cpuid(evm), &ctx, 0x80000008, 0, &regs);
+	return (int)BITS(regs.eax, 0, 8);
+}
+
+static int
+machine_pci_create(struct machine *m)
+{
+	const struct pci_params params = {
+		.phys_bits = machine_phys_bits(m),
+		.port_read = machine_reset_read,
+		.port_write = machine_reset_write,
+		.ctx = m->reset,
+	};
+
+	return pci_create(m->vm, &params, &m->pci);
+}
+
+/* What the tables say of the bus; prt has room for every route of the layout. */
+static struct acpi_pci
+machine_pci_describe(struct machine *m, struct acpi_prt *prt)
+{
+	const struct pci_layout *l = pci_layout(m->pci);
+
+	for (int i = 0; i < l->routes; i++)
+		prt[i] = (struct acpi_prt){ .slot = l->route[i].slot, .pin = l->route[i].pin,
+			.gsi = l->route[i].line, .irq = l->route[i].irq };
+	return (struct acpi_pci){
+		.bus_last = PCI_ECAM_SIZE / MIB(1) - 1,
+		.ecam = PCI_ECAM_BASE,
+		.mem32_base = l->mem32.base,
+		.mem32_limit = l->mem32.limit,
+		.mem64_base = l->mem64.base,
+		.mem64_limit = l->mem64.limit,
+		.isa_slot = l->isa_slot,
+		.prt = prt,
+		.prt_count = l->routes,
+	};
+}
+
 /* --- -e: what to do about ports that nobody answers --- */
 
 /* access says what the guest did, up to the port's number. */
@@ -305,9 +371,12 @@ machine_strictio_create(struct machine *m)
 static int
 machine_tables_build(struct machine *m, uint64_t *rsdp)
 {
+	struct acpi_prt prt[PCI_ROUTES_MAX];
+	const struct acpi_pci pci = machine_pci_describe(m, prt);
 	const struct acpi_params acpi = {
 		.i8042 = true,
 		.hpet = true,
+		.pci = &pci,
 		.devices = m->com,
 		.device_count = m->coms,
 	};
@@ -338,6 +407,8 @@ machine_boot(struct machine *m)
 	if (err != 0)
 		return err;
 	e820_init(&map, vm_mem_low(m->vm), vm_mem_high(m->vm));
+	err = e820_add(&map, PCI_ECAM_BASE, PCI_ECAM_SIZE, E820_RESERVED);
+	assert(err == 0); /* nothing else is there */
 	vm_vcpu_get(m->vm, 0, &bsp);
 	err = boot_load(m->vm, &boot, &bsp);
 	if (err != 0)
@@ -354,7 +425,7 @@ static int
 machine_create(struct machine *m)
 {
 	static int (*const parts[])(struct machine *m) = { machine_vm_create, machine_chipset_create,
-		machine_serial_create, machine_strictio_create, machine_boot };
+		machine_serial_create, machine_pci_create, machine_strictio_create, machine_boot };
 	int err = 0;
 
 	for (size_t i = 0; err == 0 && i < ARRAY_SIZE(parts); i++)
@@ -366,6 +437,7 @@ static void
 machine_destroy(struct machine *m)
 {
 	lifecycle_destroy(m->lifecycle);
+	pci_destroy(m->pci);
 	machine_serial_destroy(m);
 	machine_chipset_destroy(m);
 	vm_destroy(m->vm);

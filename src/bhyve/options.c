@@ -678,8 +678,8 @@ options_print_pci(FILE *out)
 	bool any = false;
 
 	for (const struct devices_pci *d = devices_pci; d->name != NULL; d++) {
-		any = any || d->available;
-		if (d->available)
+		any = any || devices_pci_available(d);
+		if (devices_pci_available(d))
 			fprintf(out, "%-15s %s\n", d->name, d->what);
 	}
 	if (!any)

@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "bhyve/devices.h"
 #include "engine/engine.h"
+#include "pci/pci_host.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -33,7 +34,6 @@
 #define VARS_NO_FWCFG .missing = "the fw_cfg interface"
 #define VARS_NO_GDB .missing = "the debug server"
 #define VARS_NO_NUMA .missing = "NUMA emulation"
-#define VARS_NO_PCI .missing = "the PCI bus"
 #define VARS_NO_ROM .missing = "the boot ROM"
 #define VARS_NO_SNAPSHOT .missing = "resuming a snapshot"
 #define VARS_NO_TPM .missing = "the TPM"
@@ -112,7 +112,11 @@ static const struct var vars_table[] = {
 	VARS_COM(3),
 	VARS_COM(4),
 	{ .name = "lpc.pc-testdev", .option = "-l pc-testdev", .type = VAR_BOOL },
-	{ .name = "lpc.pcireg.*", VARS_NO_PCI },
+	{ .name = "lpc.pcireg.vendor" },
+	{ .name = "lpc.pcireg.device" },
+	{ .name = "lpc.pcireg.revid" },
+	{ .name = "lpc.pcireg.subvendor" },
+	{ .name = "lpc.pcireg.subdevice" },
 	{ .name = "tpm.*", .option = "-l tpm", VARS_NO_TPM },
 	{ .name = "keyboard.layout", .option = "-K", VARS_NO_DISPLAY },
 	{ .name = "virtio_msix", .option = "-W", .type = VAR_BOOL, VARS_NO_VIRTIO },
@@ -315,11 +319,24 @@ vars_check_unknown(const struct config *root, const char *path)
 
 /* --- PCI devices --- */
 
-/* A variable below "pci.": its device must be one that there is. */
+/* Whether a model knows the variable with this path below its device's node. */
+static bool
+vars_is_models(const struct pci_dev_ops *model, const char *path)
+{
+	if (strcmp(path, "device") == 0)
+		return true;
+	for (const char *const *v = model->vars; v != NULL && *v != NULL; v++) {
+		if (vars_match(*v, path))
+			return true;
+	}
+	return false;
+}
+
+/* A variable below "pci.": its device must be one that there is, and know it. */
 static int
 vars_check_pci(const struct config *root, const char *path)
 {
-	const struct devices_pci *dev;
+	const struct pci_dev_ops *ops;
 	const char *model;
 	unsigned bus, slot, function;
 	char where[32], name[48];
@@ -341,13 +358,17 @@ vars_check_pci(const struct config *root, const char *path)
 		log_error(path, "expected %s to name a device", name);
 		return -EINVAL;
 	}
-	dev = devices_pci_find(model);
-	if (dev == NULL || !dev->available) {
+	ops = pci_model_find(model);
+	if (ops == NULL) {
 		log_error(name, "'%.64s' is %s: see -s help", model,
-		    dev == NULL ? "no device" : "not available yet");
+		    devices_pci_find(model) == NULL ? "no device" : "not available yet");
 		return -EINVAL;
 	}
-	return 0;
+	if (bus != 0) {
+		log_error(where, "expected bus 0: there is no other");
+		return -EINVAL;
+	}
+	return vars_is_models(ops, path + end) ? 0 : vars_check_unknown(root, path);
 }
 
 /* --- The tree --- */
@@ -355,20 +376,21 @@ vars_check_pci(const struct config *root, const char *path)
 static int
 vars_check_leaf(const struct config *root, const char *path)
 {
+	bool is_pci = strncmp(path, "pci.", 4) == 0;
 	const struct var *var;
 	const char *value;
+	int err;
 
-	if (strncmp(path, "pci.", 4) == 0) {
-		int err = vars_check_pci(root, path);
-
-		if (err != 0)
-			return err;
-	}
+	err = is_pci ? vars_check_pci(root, path) : 0;
+	if (err != 0)
+		return err;
 	value = config_get(root, path);
 	if (value == NULL) {
 		log_error(path, "its value refers to itself, or to too much");
 		return -EINVAL;
 	}
+	if (is_pci)
+		return 0; /* what values it can have, its model knows */
 	var = vars_find(path);
 	if (var == NULL)
 		return vars_check_unknown(root, path);

@@ -1,0 +1,14 @@
+/*
+ * The device models that exist, for the table in pci_models.c only. Everyone else asks
+ * pci_model_find().
+ */
+#ifndef PCI_PCI_MODELS_H
+#define PCI_PCI_MODELS_H
+
+#include "pci/pci.h"
+
+extern const struct pci_dev_ops amd_hostbridge_ops;
+extern const struct pci_dev_ops hostbridge_ops;
+extern const struct pci_dev_ops lpc_ops;
+
+#endif
