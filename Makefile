@@ -75,10 +75,20 @@ $O/tests/unit/%: tests/unit/%.c $(LIB)
 
 units: $(UNITS)
 
+install: $O/bhyve
+	install -d $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/share/man/man8 $(DESTDIR)$(PREFIX)/share/man/man5
+	install -s -m755 $O/bhyve $(DESTDIR)$(PREFIX)/sbin/bhyve
+	install -m644 man/bhyve.8 $(DESTDIR)$(PREFIX)/share/man/man8/bhyve.8
+	install -m644 man/bhyve_config.5 $(DESTDIR)$(PREFIX)/share/man/man5/bhyve_config.5
+
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/sbin/bhyve $(DESTDIR)$(PREFIX)/share/man/man8/bhyve.8 \
+		$(DESTDIR)$(PREFIX)/share/man/man5/bhyve_config.5
+
 clean:
 	rm -rf $O
 
 include $(wildcard scripts/*.mk)
 -include $(shell find $O/src $O/tests -name "*.d" -type f 2>/dev/null)
 
-.PHONY: all help units clean FORCE
+.PHONY: all help units install uninstall clean FORCE

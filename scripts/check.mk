@@ -53,3 +53,10 @@ fuzz-cpu: deps-build
 	$Q$(MAKE) --no-print-directory $O/tests/fuzz-cpu/fuzz-cpu
 	$O/tests/fuzz-cpu/fuzz-cpu -n $(or $(CASES),10000000)
 .PHONY: fuzz-cpu
+
+# What the software CPU does beside QEMU's TCG: prints the table of docs/performance.md.
+bench: deps-build
+	$Qscripts/install-deps $(DEPS_GUEST) qemu-system-x86 python3 python3-pexpect binutils
+	$Q$(MAKE) --no-print-directory $O/bhyve guests guest-cloud guest-amd64
+	$Q/usr/bin/python3 scripts/bench $O/bhyve $(GUEST)
+.PHONY: bench
