@@ -223,7 +223,8 @@ const struct devices_pci devices_pci[] = {
 	    .parse = devices_ahci_parse },
 	{ .name = "ahci-cd", .what = "AHCI controller with a CD-ROM drive",
 	    .parse = devices_ahci_cd_parse },
-	{ .name = "ahci-hd", .what = "AHCI controller with a disk", .parse = devices_ahci_hd_parse },
+	{ .name = "ahci-hd", .what = "AHCI controller with a disk",
+	    .parse = devices_ahci_hd_parse },
 	{ .name = "amd_hostbridge", .what = "host bridge with AMD's vendor ID" },
 	{ .name = "e1000", .what = "Intel 82545 network interface", .first = "backend" },
 	{ .name = "fbuf", .what = "frame buffer shown through VNC" },
@@ -309,7 +310,8 @@ devices_pci_words(const struct devices_pci *dev, struct config *node, const char
 	if (dev->parse != NULL)
 		return dev->parse(node, who, conf);
 	/* An '=' in a path does not make it an option: virtio-blk,/images/a=b */
-	if (dev->first != NULL && (conf[0] == '/' || memchr(conf, '=', strcspn(conf, ",")) == NULL)) {
+	if (dev->first != NULL &&
+	    (conf[0] == '/' || memchr(conf, '=', strcspn(conf, ",")) == NULL)) {
 		int err = options_set(node, who, dev->first, strsep(&conf, ","));
 
 		if (err != 0)

@@ -16,8 +16,9 @@ struct devices_pci {
 	const char *what; /* one line for -s help */
 	/* The variable that a first word without '=' sets, NULL when there is none. */
 	const char *first;
-	/* In place of that, for models with a form of their own: reads conf, which it may change, into
-	 * variables below node. 0, or -errno after one line to the user that starts with who. */
+	/* In place of that, for models with a form of their own: reads conf, which it may change,
+	 * into variables below node. 0, or -errno after one line to the user that starts with
+	 * who. */
 	int (*parse)(struct config *node, const char *who, char *conf);
 };
 
@@ -47,9 +48,9 @@ const struct devices_lpc *devices_lpc_find(const char *name);
 bool devices_pci_available(const struct devices_pci *dev);
 bool devices_lpc_available(const struct devices_lpc *dev);
 
-/* Sets the variables of a PCI device below its node from what follows its name in -s, NULL for nothing.
- * Of a device behind the ISA bridge below root, from -l. 0, or -errno after one line to the user that
- * starts with who. */
+/* Sets the variables of a PCI device below its node from what follows its name in -s, NULL for
+ * nothing. Of a device behind the ISA bridge below root, from -l. 0, or -errno after one line to
+ * the user that starts with who. */
 int devices_pci_parse(const struct devices_pci *dev, struct config *node, const char *who,
     const char *conf);
 int devices_lpc_parse(const struct devices_lpc *dev, struct config *root, const char *who,

@@ -1,8 +1,8 @@
 /*
  * Signals, and what they mean to the VM:
  *
- *	SIGTERM	presses the power button; a second one, or the first when the guest has no power button,
- *		pulls the plug
+ *	SIGTERM	presses the power button; a second one, or the first when the guest does not
+ *		listen to the button, pulls the plug
  *	SIGHUP	the same, unless it was ignored from the start (nohup): the user's terminal is gone
  *	SIGINT	pulls the plug. While the terminal belongs to the guest, Ctrl-C is the guest's and
  *		raises no signal.

@@ -1,8 +1,8 @@
 /*
  * Assembling the machine.
  *
- * Everything is made in one order and taken apart in the reverse one; what was not made is NULL, and
- * destroying that is fine. So there is one way out, whatever went wrong.
+ * Everything is made in one order and taken apart in the reverse one; what was not made is NULL,
+ * and destroying that is fine. So there is one way out, whatever went wrong.
  */
 #include "bhyve/machine.h"
 
@@ -415,7 +415,7 @@ machine_boot(struct machine *m)
 		return err;
 	err = vm_vcpu_set(m->vm, 0, &bsp);
 	if (err != 0)
-		log_error(boot.kernel, "the processor cannot start in the state the kernel asks for");
+		log_error(boot.kernel, "the processor cannot start as the kernel asks for");
 	return err;
 }
 
@@ -424,8 +424,9 @@ machine_boot(struct machine *m)
 static int
 machine_create(struct machine *m)
 {
-	static int (*const parts[])(struct machine *m) = { machine_vm_create, machine_chipset_create,
-		machine_serial_create, machine_pci_create, machine_strictio_create, machine_boot };
+	static int (*const parts[])(struct machine *m) = { machine_vm_create,
+		machine_chipset_create, machine_serial_create, machine_pci_create,
+		machine_strictio_create, machine_boot };
 	int err = 0;
 
 	for (size_t i = 0; err == 0 && i < ARRAY_SIZE(parts); i++)

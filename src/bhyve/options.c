@@ -1,8 +1,8 @@
 /*
  * The command line of bhyve(8).
  *
- * One table holds every option: its letter, the form of its argument, what it sets, its line of help.
- * Reading the command line, the help text and the messages all follow the table.
+ * One table holds every option: its letter, the form of its argument, what it sets, its line of
+ * help. Reading the command line, the help text and the messages all follow the table.
  */
 #include "bhyve/options.h"
 
@@ -38,8 +38,8 @@ struct options_given {
 struct options_entry {
 	char letter;
 	const char *form; /* of the argument; NULL: the option takes none */
-	/* Simple options set a variable to value, or to the argument where value is NULL. Others have
-	 * parse() and name one of the variables that they set. */
+	/* Simple options set a variable to value, or to the argument where value is NULL. Others
+	 * have parse() and name one of the variables that they set. */
 	const char *var, *value;
 	int (*parse)(struct options_given *g, const char *arg);
 	const char *help;
@@ -63,7 +63,8 @@ static const struct options_entry options_table[] = {
 	{ 'c', "[cpus=]N[,sockets=N][,cores=N][,threads=N]", NULL, NULL, options_cpus,
 	    "number of virtual CPUs and their topology" },
 	{ 'D', NULL, "destroy_on_poweroff", "true", NULL, "destroy the VM when it powers off" },
-	{ 'e', NULL, "x86.strictio", "true", NULL, "exit on access to an I/O port nobody emulates" },
+	{ 'e', NULL, "x86.strictio", "true", NULL,
+	    "exit on access to an I/O port nobody emulates" },
 	{ 'f', "name,string=text or name,file=path", "fwcfg.file.0.name", NULL, options_fwcfg_file,
 	    "add a file to the fw_cfg interface" },
 	{ 'G', "[w][address:]port", "gdb.port", NULL, options_gdb,
@@ -72,17 +73,19 @@ static const struct options_entry options_table[] = {
 	{ 'h', NULL, NULL, NULL, options_help, "print this help" },
 	{ 'K', "layout", "keyboard.layout", NULL, NULL, "keyboard layout" },
 	{ 'k', "file", NULL, NULL, options_config_file, "set variables from a file" },
-	{ 'l', "device[,conf] or help", NULL, NULL, options_lpc, "configure a device on the ISA bus" },
-	{ 'm', "size[K|M|G|T]", "memory.size", NULL, NULL, "guest memory, in MiB without a suffix" },
-	{ 'n', "id=N[,size=size][,cpus=list][,domain_policy=policy]", "domains.0.size", NULL, options_numa,
-	    "configure a NUMA domain" },
+	{ 'l', "device[,conf] or help", NULL, NULL, options_lpc,
+	    "configure a device on the ISA bus" },
+	{ 'm', "size[K|M|G|T]", "memory.size", NULL, NULL,
+	    "guest memory, in MiB without a suffix" },
+	{ 'n', "id=N[,size=size][,cpus=list][,domain_policy=policy]", "domains.0.size", NULL,
+	    options_numa, "configure a NUMA domain" },
 	{ 'o', "variable=value", NULL, NULL, options_variable, "set a variable" },
 	{ 'P', NULL, "x86.vmexit_on_pause", "true", NULL, "leave the guest on PAUSE" },
 	{ 'p', "vcpu:hostcpu", NULL, NULL, options_pin, "pin a virtual CPU to a host CPU" },
 	{ 'r', "file", "restore", NULL, NULL, "resume a snapshot" },
 	{ 'S', NULL, "memory.wired", "true", NULL, "lock guest memory into the host's" },
-	{ 's', "slot[:function],device[,conf], bus:slot:function,device[,conf] or help", NULL, NULL, options_pci,
-	    "put a device into a PCI slot" },
+	{ 's', "slot[:function],device[,conf], bus:slot:function,device[,conf] or help", NULL, NULL,
+	    options_pci, "put a device into a PCI slot" },
 	{ 'U', "uuid", "uuid", NULL, NULL, "UUID of the machine" },
 	{ 'u', NULL, "rtc.use_localtime", "false", NULL, "the real-time clock keeps UTC" },
 	{ 'W', NULL, "virtio_msix", "false", NULL, "VirtIO devices use MSI in place of MSI-X" },
@@ -142,8 +145,8 @@ options_set(struct config *node, const char *who, const char *name, const char *
 	if (err == -ENOMEM)
 		log_error(who, "out of memory");
 	else if (err != 0)
-		log_error(who, "'%s' cannot be set: it is no name, or has variables above or below it",
-		    name);
+		log_error(who,
+		    "'%s' cannot be set: it is no name, or has variables above or below it", name);
 	return err;
 }
 
@@ -568,7 +571,8 @@ options_parse_long(const char *arg, enum options_action *action)
 	return 0;
 }
 
-/* One word of options, "-HPm" with "1G" in this word or the next; *next is moved past what was used. */
+/* One word of options, "-HPm" with "1G" in this word or the next; *next is moved past what was
+ * used. */
 static int
 options_parse_word(int argc, char *const argv[], int *next, struct config *root,
     enum options_action *action)

@@ -1,7 +1,7 @@
 /*
- * The command line of bhyve(8): every option sets variables of the configuration tree under the names
- * of bhyve_config(5). Only the form of an argument is checked here; whether a variable exists and its
- * value makes sense is for vars_check(), after all options were read.
+ * The command line of bhyve(8): every option sets variables of the configuration tree under the
+ * names of bhyve_config(5). Only the form of an argument is checked here; whether a variable exists
+ * and its value makes sense is for vars_check(), after all options were read.
  *
  *	root = config_create();
  *	err = options_parse(argc, argv, root, &action);
@@ -31,8 +31,9 @@ enum options_action {
  * variable wins. Stops at an option that asks for help. 0, or -errno after one line to the user. */
 int options_parse(int argc, char *const argv[], struct config *root, enum options_action *action);
 
-/* Sets variables from the text of a -k file: a name=value per line, empty lines and lines that start
- * with '#' skipped. who names the file for messages. 0, or -errno after one line to the user. */
+/* Sets variables from the text of a -k file: a name=value per line, empty lines and lines that
+ * start with '#' skipped. who names the file for messages. 0, or -errno after one line to the
+ * user. */
 int options_parse_text(struct config *root, const char *who, const char *text, size_t len);
 
 /* Sets one variable below node. 0, or -errno after one line to the user that starts with who. */

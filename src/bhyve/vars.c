@@ -59,7 +59,7 @@ static const struct var vars_table[] = {
 	{ .name = "restore", .option = "-r", .type = VAR_FILE, VARS_NO_SNAPSHOT },
 	{ .name = "config.dump", .type = VAR_BOOL },
 	{ .name = "gdb.address", .option = "-G", VARS_NO_GDB },
-	{ .name = "gdb.port", .option = "-G", .type = VAR_UINT, .min = 0, .max = 65535, VARS_NO_GDB },
+	{ .name = "gdb.port", .option = "-G", .type = VAR_UINT, .max = 65535, VARS_NO_GDB },
 	{ .name = "gdb.wait", .option = "-G", .type = VAR_BOOL, VARS_NO_GDB },
 
 	/* What the guest boots */
@@ -256,7 +256,8 @@ vars_check_value(const struct config *root, const struct var *var, const char *p
 	switch (var->type) {
 	case VAR_BOOL:
 		if (config_get_bool(root, path, &on) != 0)
-			return vars_error(path, value, "expected true, on, yes, 1 or false, off, no, 0");
+			return vars_error(path, value,
+			    "expected true, on, yes, 1 or false, off, no, 0");
 		return 0;
 	case VAR_UINT:
 		if (config_get_uint(root, path, &number) != 0 || number < var->min ||

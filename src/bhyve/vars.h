@@ -1,6 +1,6 @@
 /*
- * Every configuration variable there is: bhyve_config(5)'s and our own. The one place that knows which
- * exist, what their values look like and which parts of the machine are there already.
+ * Every configuration variable there is: bhyve_config(5)'s and our own. The one place that knows
+ * which exist, what their values look like and which parts of the machine are there already.
  *
  * Const tables and functions on the tree; main thread.
  */
@@ -37,16 +37,16 @@ struct var {
 const struct var *vars_find(const char *path);
 
 /*
- * Checks the whole tree before anything is made of it: every variable is one that exists, whose part
- * exists, and has a value it can have, and values fit each other. A variable unknown here is allowed
- * when another's value refers to it as %(name). 0, or -EINVAL after one line to the user that names the
- * variable and what was expected.
+ * Checks the whole tree before anything is made of it: every variable is one that exists, whose
+ * part exists, and has a value it can have, and values fit each other. A variable unknown here is
+ * allowed when another's value refers to it as %(name). 0, or -EINVAL after one line to the user
+ * that names the variable and what was expected.
  */
 int vars_check(const struct config *root);
 
-/* What a tree says of memory, in bytes, and of the topology. vars_check() calls both, so a tree that
- * passed it gives no error here; others -EINVAL after one line to the user. Whether the machine and the
- * host can do it is for vm_create() to say. */
+/* What a tree says of memory, in bytes, and of the topology. vars_check() calls both, so a tree
+ * that passed it gives no error here; others -EINVAL after one line to the user. Whether the
+ * machine and the host can do it is for vm_create() to say. */
 int vars_memory(const struct config *root, uint64_t *out);
 int vars_topology(const struct config *root, struct x86_topology *out);
 

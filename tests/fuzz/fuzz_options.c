@@ -1,7 +1,7 @@
 /*
  * The command line and -k files with random content. The first byte chooses: text of a file, or
- * arguments separated by zero bytes. Then the tree is checked and dumped, and what was dumped must read
- * back as the same tree.
+ * arguments separated by zero bytes. Then the tree is checked and dumped, and what was dumped must
+ * read back as the same tree.
  */
 #include "base/bits.h"
 #include "base/config.h"
@@ -16,15 +16,18 @@
 #define FUZZ_ARGS 32
 
 /* Bytes from 0x80 on stand for these, so that even a short run gets past the first words. */
-static const char *const fuzz_words[] = { "-A", "-a", "-C", "-c", "-D", "-e", "-f", "-G", "-H", "-K", "-l",
-	"-m", "-n", "-o", "-P", "-p", "-r", "-S", "-s", "-U", "-u", "-W", "-w", "-x", "-Y", "com1",
-	"bootrom", "tpm", "fwcfg", "pc-testdev", "stdio", "pty", "tcp=", "unix=", "0:", "31", "virtio-blk",
-	"virtio-net", "virtio-9p", "virtio-console", "ahci", "ahci-hd", "nvme", "xhci", "passthru", "lpc",
-	"hd:", "cd:", "ram=", "pci", "/", ",", "=", ".", "%(", ")", "cpus=", "sockets=", "cores=",
-	"threads=", "id=0", ",size=", ",string=", ",file=", "memory.size=", "1G", "99999999999T", "uuid=",
-	"01234567-89ab-cdef-0123-456789abcdef", "name=", "boot.kernel=", "/dev/null", "boot.cmdline=",
-	"boot.initrd=", "engine=", "auto", "lpc.com1.path=", "lpc.com2.path=", "pci.0.3.0.", "device=",
-	"vcpu.0.cpuset=", "gdb.port=", "x86.strictio=", "true", "vm", "\n", "#", "65535" };
+static const char *const fuzz_words[] = {
+	"-A", "-a", "-C", "-c", "-D", "-e", "-f", "-G", "-H", "-K", "-l", "-m", "-n", "-o", "-P",
+	"-p", "-r", "-S", "-s", "-U", "-u", "-W", "-w", "-x", "-Y", "com1", "bootrom", "tpm",
+	"fwcfg", "pc-testdev", "stdio", "pty", "tcp=", "unix=", "0:", "31", "virtio-blk",
+	"virtio-net", "virtio-9p", "virtio-console", "ahci", "ahci-hd", "nvme", "xhci",
+	"passthru", "lpc", "hd:", "cd:", "ram=", "pci", "/", ",", "=", ".", "%(", ")", "cpus=",
+	"sockets=", "cores=", "threads=", "id=0", ",size=", ",string=", ",file=", "memory.size=",
+	"1G", "99999999999T", "uuid=", "01234567-89ab-cdef-0123-456789abcdef", "name=",
+	"boot.kernel=", "/dev/null", "boot.cmdline=", "boot.initrd=", "engine=", "auto",
+	"lpc.com1.path=", "lpc.com2.path=", "pci.0.3.0.", "device=", "vcpu.0.cpuset=",
+	"gdb.port=", "x86.strictio=", "true", "vm", "\n", "#", "65535",
+};
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -45,8 +48,8 @@ fuzz_expand(const uint8_t *data, size_t size, size_t *len)
 	return text;
 }
 
-/* -k would open whatever file the input names, a terminal or a FIFO among them; the text of files is
- * covered by the other kind of input. */
+/* -k would open whatever file the input names, a terminal or a FIFO among them; the text of files
+ * is covered by the other kind of input. */
 static bool
 fuzz_opens_file(char *const *argv, int argc)
 {

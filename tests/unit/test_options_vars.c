@@ -1,6 +1,6 @@
 /*
- * The configuration tree as a whole: which variables exist, what their values may be, the exact message
- * for each mistake.
+ * The configuration tree as a whole: which variables exist, what their values may be, the exact
+ * message for each mistake.
  */
 #include "bhyve/vars.h"
 
@@ -58,8 +58,8 @@ test_good(void **state)
 		"",
 		"acpi_tables=false",
 		"bios.vendor=a\nbios.version=b\nbios.release_date=01/01/2024",
-		"board.manufacturer=a\nboard.product_name=b\nboard.version=c\nboard.serial_number=d\n"
-		"board.asset_tag=e\nboard.location=f",
+		"board.manufacturer=a\nboard.product_name=b\nboard.version=c\n"
+		"board.serial_number=d\nboard.asset_tag=e\nboard.location=f",
 		"chassis.manufacturer=a\nchassis.version=b\nchassis.serial_number=c\n"
 		"chassis.asset_tag=d\nchassis.sku=e",
 		"system.family_name=a\nsystem.manufacturer=b\nsystem.product_name=c\n"
@@ -178,13 +178,15 @@ static const struct bad {
 	/* Parts that are not there yet */
 	{ "domains.0.size=1G", "domains.0.size (-n): NUMA emulation is not available yet" },
 	{ "domains.0.cpus=0", "domains.0.cpus (-n): NUMA emulation is not available yet" },
-	{ "fwcfg.file.0.name=a", "fwcfg.file.0.name (-f): the fw_cfg interface is not available yet" },
+	{ "fwcfg.file.0.name=a",
+	    "fwcfg.file.0.name (-f): the fw_cfg interface is not available yet" },
 	{ "gdb.port=1234", "gdb.port (-G): the debug server is not available yet" },
 	{ "gdb.wait=true", "gdb.wait (-G): the debug server is not available yet" },
 	{ "gdb.address=::1", "gdb.address (-G): the debug server is not available yet" },
 	{ "keyboard.layout=de", "keyboard.layout (-K): the VNC display is not available yet" },
 	{ "lpc.bootrom=/dev/null", "lpc.bootrom (-l bootrom): the boot ROM is not available yet" },
-	{ "lpc.bootvars=/dev/null", "lpc.bootvars (-l bootrom): the boot ROM is not available yet" },
+	{ "lpc.bootvars=/dev/null",
+	    "lpc.bootvars (-l bootrom): the boot ROM is not available yet" },
 	{ "lpc.fwcfg=qemu", "lpc.fwcfg (-l fwcfg): the fw_cfg interface is not available yet" },
 	{ "restore=/dev/null", "restore (-r): resuming a snapshot is not available yet" },
 	{ "tpm.type=swtpm", "tpm.type (-l tpm): the TPM is not available yet" },
@@ -236,7 +238,8 @@ test_absent(void **state)
 {
 	static const struct bad absent[] = {
 		{ "", "vmname: the VM has no name: expected one as the last argument" },
-		{ "name=vm", "boot.kernel: there is nothing to boot: expected -o boot.kernel=file" },
+		{ "name=vm",
+		    "boot.kernel: there is nothing to boot: expected -o boot.kernel=file" },
 		{ "name=vm\nboot.initrd=/dev/null",
 		    "boot.initrd: '/dev/null': expected boot.kernel with it" },
 		{ "name=vm\nboot.cmdline=quiet",
