@@ -67,9 +67,14 @@ bt_op_close(struct bt_cpu *cpu, const struct bt_op *op)
 static void
 bt_op_stale(struct bt_cpu *cpu, const struct bt_op *op)
 {
+	struct bt_jump *j;
+
 	cpu->r[BT_REG_RIP] -= op->len;
 	cpu->op = &bt_op_none;
-	bt_jump_slot(cpu->blocks, bt_code_la(cpu))->key = 0;
+	j = bt_jump_set(cpu->blocks, bt_code_la(cpu));
+	for (unsigned i = 0; i < BT_JUMP_WAYS; i++)
+		if (j[i].block == cpu->blocks->current)
+			j[i].key = 0;
 	cpu->insns -= cpu->blocks->current->count;
 }
 
@@ -98,7 +103,7 @@ bt_block_mode(struct bt_cpu *cpu)
 	if (bt_code_limited(cpu))
 		cpu->block_key |= BIT64(21);
 	if (cpu->blocks != NULL)
-		cpu->block_key |= cpu->blocks->generation << 22;
+		cpu->blocks->link_key = cpu->block_key | cpu->blocks->generation << 22;
 }
 
 /* --- Arena --- */
@@ -203,12 +208,11 @@ bt_block_forget_all(struct bt_cpu *cpu)
 void
 bt_block_forget_page(struct bt_cpu *cpu, uint64_t la)
 {
-	bt_zero(bt_jump_row(cpu->blocks, la), BT_JUMP_SLOTS * sizeof(struct bt_jump));
-	/* The page that is being executed: what follows in it must be looked up again. */
-	if (bt_code_la(cpu) >> 12 == la >> 12) {
-		cpu->blocks->generation = (cpu->blocks->generation + 1) & 0xffffffffff;
-		bt_block_mode(cpu);
-	}
+	struct bt_block_cache *c = cpu->blocks;
+
+	bt_zero(bt_jump_row(c, la), BT_JUMP_SETS * BT_JUMP_WAYS * sizeof(struct bt_jump));
+	c->generation = (c->generation + 1) & 0xffffffffff;
+	bt_block_mode(cpu);
 }
 
 void
@@ -307,13 +311,28 @@ bt_one_make(struct bt_cpu *cpu, struct bt_one *one, const uint8_t *bytes, int av
 	return &one->block;
 }
 
+static struct bt_cross *
+bt_cross_slot(struct bt_block_cache *c, uint64_t gpa)
+{
+	return &c->single->cross[(gpa ^ gpa >> 12) % BT_CROSS_SLOTS];
+}
+
+/* Whether the instruction at gpa was last seen to run into the next page. */
+static bool
+bt_cross_known(struct bt_block_cache *c, uint64_t gpa, uint8_t mode)
+{
+	const struct bt_cross *x = bt_cross_slot(c, gpa);
+
+	return x->gpa == gpa && x->mode == mode && x->len != 0;
+}
+
 /* An instruction that starts in one page and ends in the next. Both are looked up each time, and the bytes
  * compared, so nothing need be known about later changes of either. */
 static struct bt_block *
 bt_block_cross(struct bt_cpu *cpu, uint64_t la, uint64_t gpa, uint8_t *bytes, int first, int room)
 {
 	uint8_t mode = bt_block_mode_bits(cpu);
-	struct bt_cross *x = &cpu->blocks->single->cross[(gpa ^ gpa >> 12) % BT_CROSS_SLOTS];
+	struct bt_cross *x = bt_cross_slot(cpu->blocks, gpa);
 	uint64_t next = (la + (uint64_t)first) & cpu->la_mask, gpa2;
 	int avail = first + bt_code_copy(cpu, next, room - first, bytes + first, &gpa2);
 
@@ -434,6 +453,8 @@ bt_block_find(struct bt_cpu *cpu)
 			if (b->start == (gpa & 0xfff) && b->mode == mode)
 				goto found;
 		}
+	if (bt_cross_known(c, gpa, mode))
+		return bt_block_single(cpu);
 	r = bt_mem_find(cpu->vm->mem, gpa);
 	b = bt_block_build(cpu, r, gpa);
 	if (b == NULL)
@@ -442,11 +463,10 @@ bt_block_find(struct bt_cpu *cpu)
 		return bt_block_single(cpu);
 found:
 	if (!bt_code_limited(cpu)) {
-		struct bt_jump *j = bt_jump_slot(c, la);
+		struct bt_jump *j = bt_jump_set(c, la);
 
-		j->la = la;
-		j->key = cpu->block_key;
-		j->block = b;
+		j[1] = j[0];
+		j[0] = (struct bt_jump){ .la = la, .key = cpu->block_key, .block = b };
 	} else if (bt_code_room(cpu, b->bytes) < b->bytes) {
 		return bt_block_single(cpu);
 	}

@@ -26,9 +26,7 @@ struct bt_block {
 	uint8_t turn; /* which successor is replaced next */
 	uint32_t pad;
 	const struct bt_op *last; /* the op that is current when the block ran to its end */
-	/* Blocks that ran after this one, at these linear addresses of the same page and under this key.
-	 * The page being the same, they need no translation of their own: they are in this block's frame
-	 * wherever it is mapped. */
+	/* Blocks that ran after this one, at these linear addresses, while link_key was succ_key. */
 	uint64_t succ_key;
 	uint64_t succ_la[2];
 	uint32_t succ[2]; /* arena offsets */
@@ -49,16 +47,19 @@ struct bt_jump {
 	struct bt_block *block;
 };
 /* The page chooses a row, so that INVLPG clears only that. */
-#define BT_JUMP_ROWS 32u
-#define BT_JUMP_SLOTS 128u
+#define BT_JUMP_ROWS 64u
+#define BT_JUMP_SETS 128u
+#define BT_JUMP_WAYS 2u
 
 struct bt_block_cache {
-	struct bt_jump jump[BT_JUMP_ROWS * BT_JUMP_SLOTS];
+	/* block_key, and a number that changes with INVLPG: what the links between blocks hold for, which
+	 * are too many to be searched. */
+	uint64_t link_key, generation;
 	struct bt_block *current; /* running, or ran last */
-	uint64_t generation; /* part of block_key: changes when no block may follow another unseen */
-	uint64_t decoded, flushes; /* statistics */
 	struct bt_arena *arena; /* block.c */
 	struct bt_single *single; /* block.c: blocks of one instruction that are not kept */
+	uint64_t decoded, flushes; /* statistics */
+	struct bt_jump jump[BT_JUMP_ROWS * BT_JUMP_SETS * BT_JUMP_WAYS];
 };
 
 static inline struct bt_jump *
@@ -66,13 +67,26 @@ bt_jump_row(struct bt_block_cache *c, uint64_t la)
 {
 	uint64_t page = la >> 12;
 
-	return &c->jump[((page ^ page >> 6) % BT_JUMP_ROWS) * BT_JUMP_SLOTS];
+	return &c->jump[((page ^ page >> 6) % BT_JUMP_ROWS) * BT_JUMP_SETS * BT_JUMP_WAYS];
 }
 
 static inline struct bt_jump *
-bt_jump_slot(struct bt_block_cache *c, uint64_t la)
+bt_jump_set(struct bt_block_cache *c, uint64_t la)
 {
-	return bt_jump_row(c, la) + (la ^ la >> 7) % BT_JUMP_SLOTS;
+	return bt_jump_row(c, la) + (la ^ la >> 7) % BT_JUMP_SETS * BT_JUMP_WAYS;
+}
+
+/* The block at la if the jump table has it, else NULL. */
+static inline struct bt_block *
+bt_jump_find(struct bt_block_cache *c, uint64_t la, uint64_t key)
+{
+	struct bt_jump *j = bt_jump_set(c, la);
+
+	if (likely(j[0].la == la && j[0].key == key))
+		return j[0].block;
+	if (j[1].la == la && j[1].key == key)
+		return j[1].block;
+	return NULL;
 }
 
 /* The linear address of the next instruction. */
@@ -82,11 +96,11 @@ bt_code_la(const struct bt_cpu *cpu)
 	return (cpu->r[BT_REG_RIP] + cpu->sbase[X86_CS]) & cpu->la_mask;
 }
 
-/* The block that ran after b at la under key, or NULL. */
+/* The block that ran after b at la, or NULL. */
 static inline struct bt_block *
-bt_block_next(struct bt_block_cache *c, const struct bt_block *b, uint64_t la, uint64_t key)
+bt_block_next(struct bt_block_cache *c, const struct bt_block *b, uint64_t la)
 {
-	if (unlikely(b->succ_key != key))
+	if (unlikely(b->succ_key != c->link_key))
 		return NULL;
 	if (b->succ_la[0] == la)
 		return (struct bt_block *)((char *)c->arena + b->succ[0]);
@@ -95,13 +109,12 @@ bt_block_next(struct bt_block_cache *c, const struct bt_block *b, uint64_t la, u
 	return NULL;
 }
 
-/* Remembers next, at la under key, as a successor of b, which is in the same page and still in the arena. */
+/* Remembers next, at la, as a successor of b; both are in the arena. */
 static inline void
-bt_block_link(struct bt_block_cache *c, struct bt_block *b, struct bt_block *next, uint64_t la,
-    uint64_t key)
+bt_block_link(struct bt_block_cache *c, struct bt_block *b, struct bt_block *next, uint64_t la)
 {
-	if (b->succ_key != key) {
-		b->succ_key = key;
+	if (b->succ_key != c->link_key) {
+		b->succ_key = c->link_key;
 		b->succ_la[0] = b->succ_la[1] = ~la;
 	}
 	b->succ_la[b->turn] = la;

@@ -217,21 +217,20 @@ bt_run_block(struct bt_cpu *cpu, struct bt_block *b)
 		bt_run_settle(cpu, b, true);
 }
 
-/* The block at la, of which *prev, which ran at prev_la, does not know that it follows. *prev becomes NULL
- * when it may be gone: decoding may drop every block. */
+/* The block at la, of which *prev, the last to run, does not know that it follows. *prev becomes NULL when
+ * it may be gone: decoding may drop every block. */
 static struct bt_block *
-bt_run_lookup(struct bt_cpu *cpu, struct bt_block **prev, uint64_t prev_la, uint64_t la)
+bt_run_lookup(struct bt_cpu *cpu, struct bt_block **prev, uint64_t la)
 {
-	struct bt_block_cache *c = cpu->blocks;
-	struct bt_jump *j = bt_jump_slot(c, la);
+	struct bt_block *b = bt_jump_find(cpu->blocks, la, cpu->block_key);
 
-	if (unlikely(j->la != la || j->key != cpu->block_key)) {
+	if (unlikely(b == NULL)) {
 		*prev = NULL;
 		return bt_block_find(cpu);
 	}
-	if (*prev != NULL && (*prev)->kept && (la ^ prev_la) >> 12 == 0)
-		bt_block_link(c, *prev, j->block, la, cpu->block_key);
-	return j->block;
+	if (*prev != NULL && (*prev)->kept)
+		bt_block_link(cpu->blocks, *prev, b, la);
+	return b;
 }
 
 static void
@@ -239,18 +238,17 @@ bt_run_blocks(struct bt_cpu *cpu)
 {
 	struct bt_block_cache *c = cpu->blocks;
 	struct bt_block *b = NULL, *prev;
-	uint64_t la, prev_la = 0;
 
 	while (likely(atomic_load_explicit(&cpu->attn, memory_order_relaxed) == 0)) {
-		la = bt_code_la(cpu);
+		uint64_t la = bt_code_la(cpu);
+
 		prev = b;
-		b = prev != NULL ? bt_block_next(c, prev, la, cpu->block_key) : NULL;
+		b = prev != NULL ? bt_block_next(c, prev, la) : NULL;
 		if (unlikely(b == NULL)) {
-			b = bt_run_lookup(cpu, &prev, prev_la, la);
+			b = bt_run_lookup(cpu, &prev, la);
 			if (unlikely(b == NULL))
 				continue;
 		}
-		prev_la = la;
 		bt_run_block(cpu, b);
 		if (unlikely(cpu->op == &bt_op_none)) {
 			/* The block was forgotten; so must be that it followed prev. */
