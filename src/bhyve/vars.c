@@ -6,6 +6,7 @@
 #include "base/config.h"
 #include "base/log.h"
 #include "bhyve/devices.h"
+#include "chardev/chardev.h"
 #include "engine/engine.h"
 #include "pci/pci_host.h"
 
@@ -26,7 +27,7 @@
 
 #define VARS_COM(n)                                                                                \
 	{                                                                                          \
-		.name = "lpc.com" #n ".path", .option = "-l com" #n                                \
+		.name = "lpc.com" #n ".path", .option = "-l com" #n, .type = VAR_LINE              \
 	}
 
 /* Parts that are not there yet. */
@@ -278,6 +279,11 @@ vars_check_value(const struct config *root, const struct var *var, const char *p
 		if (!vars_is_uuid(value))
 			return vars_error(path, value,
 			    "expected a UUID such as 01234567-89ab-cdef-0123-456789abcdef");
+		return 0;
+	case VAR_LINE:
+		if (value[0] != '\0' && !chardev_spec_valid(value))
+			return vars_error(path, value,
+			    "expected stdio, pty, tcp=ip:port, unix=path or /dev/...");
 		return 0;
 	case VAR_SIZE: return vars_memory(root, &number);
 	case VAR_ENGINE: return vars_check_engine(path, value);

@@ -19,6 +19,7 @@ enum var_type {
 	VAR_NAME, /* of the VM */
 	VAR_FILE, /* a file that can be read */
 	VAR_UUID,
+	VAR_LINE, /* a serial line's other end, empty for none: chardev.h */
 	VAR_ENGINE, /* "auto" or an engine's name */
 };
 

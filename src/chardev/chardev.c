@@ -466,6 +466,14 @@ chardev_backend_find(const char *spec, const char **arg)
 	return NULL;
 }
 
+bool
+chardev_spec_valid(const char *spec)
+{
+	const char *arg;
+
+	return chardev_backend_find(spec, &arg) != NULL;
+}
+
 int
 chardev_open(struct vm_loop *loop, const char *spec, const char *who, struct chardev **out)
 {

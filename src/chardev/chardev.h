@@ -28,6 +28,8 @@ struct chardev_client {
 	void (*connected)(void *ctx, bool up);
 };
 
+/* Whether a description names a back end that exists; what follows its name is not looked at. */
+bool chardev_spec_valid(const char *spec);
 /* Opens a back end by its description. who names the option for messages. 0, or -errno after one
  * line to the user. A second use of stdio is -EBUSY. */
 int chardev_open(struct vm_loop *loop, const char *spec, const char *who, struct chardev **out);

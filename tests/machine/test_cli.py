@@ -166,6 +166,8 @@ NAMES_AND_VALUES = [
     (["-l", "com9,stdio", "vm"], "-l com9,stdio: no such device: see -l help"),
     (["-l", "com1,stdio", "-l", "com2,stdio", *NO_KERNEL, "vm"],
      "lpc.com2.path (-l com2): 'stdio': lpc.com1.path uses it already"),
+    (["-l", "com1,nonsense", *NO_KERNEL, "vm"],
+     "lpc.com1.path (-l com1): 'nonsense': expected stdio, pty, tcp=ip:port, unix=path or /dev/..."),
     (["-G", "1234", *NO_KERNEL, "vm"], "gdb.port (-G): the debug server is not available yet"),
     (["-r", "/dev/null", *NO_KERNEL, "vm"],
      "restore (-r): resuming a snapshot is not available yet"),
@@ -214,7 +216,7 @@ def test_file_that_is_no_kernel(tmp_path):
 # --- Nothing is left behind ---
 
 
-@pytest.mark.parametrize("line", ["nonsense", "/nonexistent", "/dev/null/x", "tcp=nowhere", "tcp=:99999",
+@pytest.mark.parametrize("line", ["/nonexistent", "/dev/null/x", "tcp=nowhere", "tcp=:99999",
                                   "unix=/nonexistent/socket"])
 def test_line_that_cannot_be_opened(line):
     assert fails("-l", f"com1,{line}", *NO_KERNEL, "vm").startswith("lpc.com1.path: ")

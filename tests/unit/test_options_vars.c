@@ -131,6 +131,9 @@ static const struct bad {
 	{ "threads=x", "threads (-c): 'x': expected 1 to 255" },
 	{ "engine=", "engine: '': expected auto" },
 	{ "engine=qemu", "engine: 'qemu': expected auto" },
+	{ "lpc.com1.path=null",
+	    "lpc.com1.path (-l com1): 'null': "
+	    "expected stdio, pty, tcp=ip:port, unix=path or /dev/..." },
 	{ "memory.size=", "memory.size (-m): '': " SIZE_FORM },
 	{ "memory.size=lots", "memory.size (-m): 'lots': " SIZE_FORM },
 	{ "memory.size=1X", "memory.size (-m): '1X': " SIZE_FORM },
