@@ -20,7 +20,9 @@ bt_tsc(const struct bt_cpu *cpu)
 {
 	uint32_t lo, hi;
 
-	__asm__ volatile("rdtsc" : "=a"(lo), "=d"(hi));
+	/* RDTSCP, and RDTSC after LFENCE, must not be ahead of the guest's earlier loads: kernels compare
+	 * the counters of their processors that way. */
+	__asm__ volatile("lfence\n\trdtsc" : "=a"(lo), "=d"(hi) : : "memory");
 	return ((uint64_t)hi << 32 | lo) + cpu->tsc_offset;
 }
 
