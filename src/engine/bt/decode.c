@@ -1,8 +1,8 @@
 /*
  * The instruction decoder.
  *
- * SDM 2, chapter 2 (formats, VEX, EVEX) and appendix A. Where vendors differ, AMD's behaviour is taken
- * (APM 3, 1.2.2): in 64-bit mode an operand-size prefix makes a near branch one of 16 bits.
+ * SDM 2, chapter 2 (formats, VEX, EVEX) and appendix A. Where vendors differ, AMD's behaviour is
+ * taken (APM 3, 1.2.2): in 64-bit mode an operand-size prefix makes a near branch one of 16 bits.
  */
 #include "engine/bt/decode.h"
 
@@ -415,8 +415,9 @@ bt_decode_vex_opcode(struct bt_reader *rd, struct bt_insn *in)
 	return op;
 }
 
-/* The bits VEX and EVEX share: inverted R, X, B in b1, W, vvvv and pp in b2. Outside 64-bit mode R and X
- * are 1 (else this is another instruction), B and the top bit of vvvv are ignored (SDM 2, 2.3.5). */
+/* The bits VEX and EVEX share: inverted R, X, B in b1, W, vvvv and pp in b2. Outside 64-bit mode R
+ * and X are 1 (else this is another instruction), B and the top bit of vvvv are ignored (SDM 2,
+ * 2.3.5). */
 static void
 bt_decode_vex_common(struct bt_insn *in, struct bt_ext *ext, uint8_t b1, uint8_t b2)
 {
@@ -473,8 +474,8 @@ bt_decode_evex(struct bt_reader *rd, struct bt_insn *in, struct bt_ext *ext)
 	return (b2 & 0x04) != 0;
 }
 
-/* Whether a byte that starts VEX or EVEX in 64-bit mode does so here; elsewhere it is LES, LDS or BOUND
- * unless what would be their ModRM names a register. */
+/* Whether a byte that starts VEX or EVEX in 64-bit mode does so here; elsewhere it is LES, LDS or
+ * BOUND unless what would be their ModRM names a register. */
 static bool
 bt_decode_is_vex(struct bt_reader *rd, const struct bt_insn *in, uint8_t b)
 {
@@ -571,7 +572,7 @@ bt_decode_rest(struct bt_reader *rd, struct bt_insn *in, const struct bt_opcode 
 	bt_decode_imm(rd, in, op->imm);
 	bt_decode_details(in);
 	if (((op->flags & BT_DF_NO64) && in->mode == 8) ||
-	    ((op->flags & BT_DF_MEM) && in->mod == 3) || ((op->flags & BT_DF_REG) && in->mod != 3) ||
+	    ((op->flags & BT_DF_MEM) && in->mod == 3) ||
 	    (in->lock && !bt_decode_lock_allowed(in, op)))
 		bt_decode_ud(in);
 }

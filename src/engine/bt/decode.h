@@ -38,10 +38,9 @@ enum bt_decode_imm {
 #define BT_DF_LOCK BIT(1) /* LOCK is allowed when the destination is memory */
 #define BT_DF_NO64 BIT(2) /* undefined in 64-bit mode */
 #define BT_DF_MEM BIT(3) /* undefined with a register as r/m */
-#define BT_DF_REG BIT(4) /* undefined with memory as r/m */
-#define BT_DF_OPREG BIT(5) /* reg is in the opcode's low three bits (else it is the accumulator) */
-#define BT_DF_GROUP BIT(6) /* id is an enum bt_decode_group; ModRM.reg picks from it */
-#define BT_DF_ROWS BIT(7) /* look in the map's rows */
+#define BT_DF_OPREG BIT(4) /* reg is in the opcode's low three bits (else it is the accumulator) */
+#define BT_DF_GROUP BIT(5) /* id is an enum bt_decode_group; ModRM.reg picks from it */
+#define BT_DF_ROWS BIT(6) /* look in the map's rows */
 
 struct bt_opcode {
 	uint8_t id, form, size, imm, flags;
@@ -75,8 +74,8 @@ struct bt_opcode_row {
 extern const struct bt_opcode bt_decode_map1[256], bt_decode_0f[256];
 extern const struct bt_opcode bt_decode_groups[BT_GROUP_COUNT][8];
 
-/* Opcodes with rows: of map 0F, of map 0F 38, and those of VEX that use general registers. Each list
- * ends in a row without pps. */
+/* Opcodes with rows: of map 0F, of map 0F 38, and those of VEX that use general registers. Each
+ * list ends in a row without pps. */
 extern const struct bt_opcode_row bt_decode_rows_0f[], bt_decode_rows_0f38[];
 extern const struct bt_opcode_row bt_decode_rows_vex38[], bt_decode_rows_vex3a[];
 

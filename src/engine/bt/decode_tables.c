@@ -7,7 +7,6 @@
 #define LK BT_DF_LOCK
 #define N64 BT_DF_NO64
 #define MEM (BT_DF_MODRM | BT_DF_MEM)
-#define REG (BT_DF_MODRM | BT_DF_REG)
 #define OPR BT_DF_OPREG
 
 #define OP(id, form, size, imm, flags)                                                             \
@@ -158,7 +157,8 @@ const struct bt_opcode bt_decode_0f[256] = {
 	OP(SHLD, RM_R_I, V, UB, M), OP(SHLD, RM_R_CL, V, NONE, M), UD, UD,
 	OP(PUSH_SREG, NONE, V64, NONE, 0), OP(POP_SREG, NONE, V64, NONE, 0),
 	OP(RSM, NONE, V, NONE, 0), OP(BTS, RM_R, V, NONE, M | LK),
-	OP(SHRD, RM_R_I, V, UB, M), OP(SHRD, RM_R_CL, V, NONE, M), ROWS, OP(IMUL2, R_RM, V, NONE, M),
+	OP(SHRD, RM_R_I, V, UB, M), OP(SHRD, RM_R_CL, V, NONE, M), ROWS,
+	OP(IMUL2, R_RM, V, NONE, M),
 	/* B0 */
 	OP(CMPXCHG, RM_R, B, NONE, M | LK), OP(CMPXCHG, RM_R, V, NONE, M | LK),
 	OP(LOAD_FAR, R_RM, V, NONE, MEM), OP(BTR, RM_R, V, NONE, M | LK),
@@ -199,9 +199,10 @@ const struct bt_opcode bt_decode_groups[BT_GROUP_COUNT][8] = {
 	},
 	[BT_GROUP_4] = { OP(INC, NONE, V, NONE, LK), OP(DEC, NONE, V, NONE, LK), UD, UD, X4(UD) },
 	[BT_GROUP_5] = {
-		OP(INC, NONE, V, NONE, LK), OP(DEC, NONE, V, NONE, LK), OP(CALL_IND, NONE, V64, NONE, 0),
-		OP(CALL_FAR, NONE, V, NONE, MEM), OP(JMP_IND, NONE, V64, NONE, 0),
-		OP(JMP_FAR, NONE, V, NONE, MEM), OP(PUSH, NONE, V64, NONE, 0), UD,
+		OP(INC, NONE, V, NONE, LK), OP(DEC, NONE, V, NONE, LK),
+		OP(CALL_IND, NONE, V64, NONE, 0), OP(CALL_FAR, NONE, V, NONE, MEM),
+		OP(JMP_IND, NONE, V64, NONE, 0), OP(JMP_FAR, NONE, V, NONE, MEM),
+		OP(PUSH, NONE, V64, NONE, 0), UD,
 	},
 	[BT_GROUP_6] = {
 		OP(SLDT, NONE, V, NONE, 0), OP(STR, NONE, V, NONE, 0), OP(LLDT, NONE, V, NONE, 0),
@@ -225,8 +226,8 @@ const struct bt_opcode bt_decode_groups[BT_GROUP_COUNT][8] = {
 #define P_INT (P_NONE | P_66) /* 66 is the operand size only */
 #define P_ANY (P_INT | P_F3 | P_F2)
 
-/* ModRM: memory with reg = n; a register with reg = n; exactly the byte. Memory is what BT_DF_MEM is
- * for: a mod of 3 must have been matched by a row above. */
+/* ModRM: any with reg = n (where that must be memory the op says so); a register with reg = n;
+ * exactly the byte; any at all. */
 #define R_(n) 0x38, (n) << 3
 #define RR(n) 0xf8, 0xc0 | (n) << 3
 #define EXACT(byte) 0xff, (byte)

@@ -1,9 +1,9 @@
 /*
  * What the files of integer instructions (int_*.c) share.
  *
- * Arithmetic is done by the host's own instruction, followed by LAHF and SETO into cpu->fl, so results and
- * flags, undefined ones included, are the processor's. Handlers are made by macros for each operand size
- * and form, so that a handler decides nothing at run time.
+ * Arithmetic is done by the host's own instruction, followed by LAHF and SETO into cpu->fl, so
+ * results and flags, undefined ones included, are the processor's. Handlers are made by macros for
+ * each operand size and form, so that a handler decides nothing at run time.
  */
 #ifndef BT_INT_H
 #define BT_INT_H
@@ -22,13 +22,17 @@
 	X(4, 32, "l", uint32_t, "r")                                                               \
 	X(8, 64, "q", uint64_t, "r")
 
+/* X(cc) for the sixteen conditions. */
+#define BT_CONDS(X)                                                                                \
+	X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
+
 /* The end of every flag-setting asm: AX as struct bt_cpu.fl has it. */
 #define BT_ASM_FLAGS "\n\tlahf\n\tseto %%al"
 /* Its beginning where carry goes in: [f] holds cpu->fl. */
 #define BT_ASM_CARRY "btl $8, %k[f]\n\t"
 
-/* Its beginning where flags must come out as they went in unless the instruction sets them: ADD makes OF of
- * fl's bit 0, SAHF the rest of its upper byte. */
+/* Its beginning where flags must come out as they went in unless the instruction sets them: ADD
+ * makes OF of fl's bit 0, SAHF the rest of its upper byte. */
 #define BT_ASM_LOAD_FL "movl %k[f], %%eax\n\taddb $0x7f, %%al\n\tsahf\n\t"
 
 /* 0 to 3 for 1, 2, 4, 8 bytes: the index into tables of handlers. */
@@ -120,10 +124,10 @@ bt_load_rm(struct bt_cpu *cpu, const struct bt_op *op, int size)
 /* --- Memory operands without a call --- */
 
 /*
- * A handler that may call something needs a stack frame on its fast path too. So handlers with a memory
- * operand come in two: fn goes on only if the TLB answers, else it jumps to fn_slow, which does the whole
- * instruction by mem.h's accessors. A third, fn_flat, is for what nearly all of 64-bit code does: no
- * segment base and a 64-bit address (bt_int_is_flat()).
+ * A handler that may call something needs a stack frame on its fast path too. So handlers with a
+ * memory operand come in two: fn goes on only if the TLB answers, else it jumps to fn_slow, which
+ * does the whole instruction by mem.h's accessors. A third, fn_flat, is for what nearly all of
+ * 64-bit code does: no segment base and a 64-bit address (bt_int_is_flat()).
  */
 
 /* The host's address of linear address la, NULL if the TLB has no answer. */
@@ -195,7 +199,7 @@ bt_int_is_flat(const struct bt_insn *in)
 	static __attribute__((noinline, cold)) void fn##_slow(struct bt_cpu *cpu,                  \
 	    const struct bt_op *op)                                                                \
 	{                                                                                          \
-		fn##_do(cpu, op, (type)bt_load_rm_slow(cpu, op, size));                                \
+		fn##_do(cpu, op, (type)bt_load_rm_slow(cpu, op, size));                            \
 		bt_next(cpu, op);                                                                  \
 	}                                                                                          \
 	static void fn(struct bt_cpu *cpu, const struct bt_op *op)                                 \
@@ -221,7 +225,7 @@ bt_int_is_flat(const struct bt_insn *in)
 	static __attribute__((noinline, cold)) void fn##_slow(struct bt_cpu *cpu,                  \
 	    const struct bt_op *op)                                                                \
 	{                                                                                          \
-		bt_store_rm_slow(cpu, op, size, val);                                             \
+		bt_store_rm_slow(cpu, op, size, val);                                              \
 		bt_next(cpu, op);                                                                  \
 	}                                                                                          \
 	static void fn(struct bt_cpu *cpu, const struct bt_op *op)                                 \
@@ -270,7 +274,7 @@ bt_rmw_at(struct bt_cpu *cpu, const struct bt_op *op, uint64_t ea, int size, bt_
 	static __attribute__((noinline, cold)) void fn##_slow(struct bt_cpu *cpu,                  \
 	    const struct bt_op *op)                                                                \
 	{                                                                                          \
-		bt_rmw_rm_slow(cpu, op, size, rmw, src);                                        \
+		bt_rmw_rm_slow(cpu, op, size, rmw, src);                                           \
 		bt_next(cpu, op);                                                                  \
 	}                                                                                          \
 	static void fn(struct bt_cpu *cpu, const struct bt_op *op)                                 \

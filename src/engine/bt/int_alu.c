@@ -77,8 +77,10 @@
 	    (uint64_t)op->imm)
 
 /* Forms, as columns of the tables below. */
-enum bt_alu_form { BT_RR, BT_RM, BT_RI, BT_MR, BT_MI, BT_RM_FLAT, BT_MR_FLAT, BT_MI_FLAT, BT_CMP_FORMS,
-	BT_LMR = BT_CMP_FORMS, BT_LMI, BT_ALU_FORMS };
+enum bt_alu_form {
+	BT_RR, BT_RM, BT_RI, BT_MR, BT_MI, BT_RM_FLAT, BT_MR_FLAT, BT_MI_FLAT, BT_CMP_FORMS,
+	BT_LMR = BT_CMP_FORMS, BT_LMI, BT_ALU_FORMS
+};
 
 #define BT_CMP_FORMS_ROW(name, bits)                                                               \
 	bt_int_##name##_rr_##bits, bt_int_##name##_rm_##bits, bt_int_##name##_ri_##bits,           \
@@ -91,7 +93,10 @@ enum bt_alu_form { BT_RR, BT_RM, BT_RI, BT_MR, BT_MI, BT_RM_FLAT, BT_MR_FLAT, BT
 		    bt_int_##name##_lmi_##bits,                                                    \
 	}
 #define BT_ALU2_TABLE(name)                                                                        \
-	{ BT_ALU2_ROW(name, 8), BT_ALU2_ROW(name, 16), BT_ALU2_ROW(name, 32), BT_ALU2_ROW(name, 64) }
+	{                                                                                          \
+		BT_ALU2_ROW(name, 8), BT_ALU2_ROW(name, 16), BT_ALU2_ROW(name, 32),                \
+		    BT_ALU2_ROW(name, 64),                                                         \
+	}
 
 #define BT_ALU2_ALL(name, insn, pre, size, bits, sfx, type, con)                                   \
 	BT_ALU2(name, insn, pre, bits, sfx, type, con)                                             \
@@ -171,7 +176,10 @@ BT_SIZES(BT_TEST)
 		BT_CMP_FORMS_ROW(name, bits)                                                       \
 	}
 #define BT_CMP_TABLE(name)                                                                         \
-	{ BT_CMP_ROW(name, 8), BT_CMP_ROW(name, 16), BT_CMP_ROW(name, 32), BT_CMP_ROW(name, 64) }
+	{                                                                                          \
+		BT_CMP_ROW(name, 8), BT_CMP_ROW(name, 16), BT_CMP_ROW(name, 32),                   \
+		    BT_CMP_ROW(name, 64),                                                          \
+	}
 static bt_fn *const bt_cmp_table[4][BT_CMP_FORMS] = BT_CMP_TABLE(cmp);
 static bt_fn *const bt_test_table[4][BT_CMP_FORMS] = BT_CMP_TABLE(test);
 
@@ -232,7 +240,10 @@ BT_SIZES(BT_NOT)
 #define BT_ALU1_ROW(name, bits)                                                                    \
 	{ bt_int_##name##_r_##bits, bt_int_##name##_m_##bits, bt_int_##name##_lm_##bits }
 #define BT_ALU1_TABLE(name)                                                                        \
-	{ BT_ALU1_ROW(name, 8), BT_ALU1_ROW(name, 16), BT_ALU1_ROW(name, 32), BT_ALU1_ROW(name, 64) }
+	{                                                                                          \
+		BT_ALU1_ROW(name, 8), BT_ALU1_ROW(name, 16), BT_ALU1_ROW(name, 32),                \
+		    BT_ALU1_ROW(name, 64),                                                         \
+	}
 #define bt_int_not_lm_8 bt_int_not_m_8
 #define bt_int_not_lm_16 bt_int_not_m_16
 #define bt_int_not_lm_32 bt_int_not_m_32

@@ -1,7 +1,8 @@
 /*
  * XCHG with memory, CMPXCHG, XADD, CMPXCHG8B and CMPXCHG16B (SDM 2; SDM 3, 8.1 for locking).
  *
- * The memory forms are always locked: whether the guest asked for it makes no difference it could see.
+ * The memory forms are always locked: whether the guest asked for it makes no difference it could
+ * see.
  */
 #include "engine/bt/int.h"
 
@@ -37,25 +38,26 @@
 			:                                                                          \
 			: "cc");                                                                   \
 		cpu->fl = (uint16_t)fl;                                                            \
-		/* The sum last: with both operands one register it is what stays. */             \
+		/* The sum last: with both operands one register it is what stays. */              \
 		bt_set_##bits(cpu, op->reg, s);                                                    \
 		bt_set_##bits(cpu, op->rm, d);                                                     \
 		bt_next(cpu, op);                                                                  \
 	}                                                                                          \
-	/* Flags of the comparison; the old value, and whether it was RAX's. */                   \
+	/* RAX takes the old value only where that was not RAX's. */                               \
 	static inline __attribute__((always_inline)) void bt_atomic_cmpxchg_##bits(                \
 	    struct bt_cpu *cpu, void *p, uint64_t src)                                             \
 	{                                                                                          \
-		type *m = p, old = bt_get_##bits(cpu, BT_OFF(X86_RAX));                            \
-		uint64_t fl;                                                                       \
+		uint64_t a = cpu->r[X86_RAX], old;                                                 \
+		type *m = p;                                                                       \
                                                                                                    \
-		__asm__ volatile("lock cmpxchg" sfx " %[s], %[m]\n\tpushfq\n\tpopq %[f]"           \
-				 : [m] "+m"(*m), "+a"(old), [f] "=&r"(fl)                          \
+		__asm__ volatile("lock cmpxchg" sfx                                                \
+				 " %[s], %[m]\n\tmovq %%rax, %[old]" BT_ASM_FLAGS                  \
+				 : [m] "+m"(*m), "+a"(a), [old] "=&r"(old)                         \
 				 : [s] con((type)src)                                              \
 				 : "cc", "memory");                                                \
-		bt_flags_set_arith(cpu, (uint32_t)fl);                                             \
-		if (!(fl & X86_FL_ZF))                                                             \
-			bt_set_##bits(cpu, BT_OFF(X86_RAX), old);                                  \
+		cpu->fl = (uint16_t)a;                                                             \
+		if (!(a & BT_FL_ZF))                                                               \
+			bt_set_##bits(cpu, BT_OFF(X86_RAX), (type)old);                            \
 	}                                                                                          \
 	BT_RMW_OP(bt_int_cmpxchg_m_##bits, size, bt_atomic_cmpxchg_##bits,                         \
 	    bt_get_##bits(cpu, op->reg))                                                           \
@@ -64,7 +66,7 @@
 		type d = bt_get_##bits(cpu, op->rm);                                               \
                                                                                                    \
 		bt_atomic_cmpxchg_##bits(cpu, &d, bt_get_##bits(cpu, op->reg));                    \
-		/* A failed comparison writes nothing here, so RAX as destination keeps it. */    \
+		/* A failed comparison writes nothing here, so RAX as destination keeps it. */     \
 		if (cpu->fl & BT_FL_ZF)                                                            \
 			bt_set_##bits(cpu, op->rm, d);                                             \
 		bt_next(cpu, op);                                                                  \
@@ -72,10 +74,16 @@
 BT_SIZES(BT_ATOMIC)
 
 #define BT_ATOMIC_ROW(bits)                                                                        \
-	{ bt_int_xchg_m_##bits, bt_int_xadd_r_##bits, bt_int_xadd_m_##bits, bt_int_cmpxchg_r_##bits, \
-		bt_int_cmpxchg_m_##bits }
-static bt_fn *const bt_atomic_table[4][5] = { BT_ATOMIC_ROW(8), BT_ATOMIC_ROW(16), BT_ATOMIC_ROW(32),
-	BT_ATOMIC_ROW(64) };
+	{                                                                                          \
+		bt_int_xchg_m_##bits, bt_int_xadd_r_##bits, bt_int_xadd_m_##bits,                  \
+		    bt_int_cmpxchg_r_##bits, bt_int_cmpxchg_m_##bits,                              \
+	}
+static bt_fn *const bt_atomic_table[4][5] = {
+	BT_ATOMIC_ROW(8),
+	BT_ATOMIC_ROW(16),
+	BT_ATOMIC_ROW(32),
+	BT_ATOMIC_ROW(64),
+};
 
 static void
 bt_atomic_set_zf(struct bt_cpu *cpu, bool zf)

@@ -11,7 +11,7 @@
 	{                                                                                          \
 		uint32_t fl;                                                                       \
                                                                                                    \
-		__asm__ volatile(BT_ASM_LOAD_FL lock insn sfx \
+		__asm__ volatile(BT_ASM_LOAD_FL lock insn sfx                                      \
 				 " %[b], %[m]" BT_ASM_FLAGS                                        \
 				 : [m] "+m"(*(type *)p), "=&a"(fl)                                 \
 				 : [b] "r"((type)(bit & ((size) * 8 - 1))),                        \
@@ -100,7 +100,7 @@ static_assert(BT_ID_BTC - BT_ID_BT == 3, "order of the table");
 		uint64_t d = *bt_reg64(cpu, off);                                                  \
 		uint32_t fl;                                                                       \
                                                                                                    \
-		__asm__(BT_ASM_LOAD_FL insn                   \
+		__asm__(BT_ASM_LOAD_FL insn                                                        \
 			" %[s], %" sfx "[d]" BT_ASM_FLAGS                                          \
 			: [d] "+r"(d), "=&a"(fl)                                                   \
 			: [s] "r"(s), [f] "r"((uint32_t)cpu->fl)                                   \
@@ -141,13 +141,13 @@ static_assert(BT_ID_POPCNT - BT_ID_BSF == 4, "order of the table");
 		uint32_t fl;                                                                       \
                                                                                                    \
 		if (size == 8)                                                                     \
-			__asm__(BT_ASM_LOAD_FL insn           \
+			__asm__(BT_ASM_LOAD_FL insn                                                \
 				"q " ops("q") BT_ASM_FLAGS                                         \
 				: [d] "+&r"(d), "=&a"(fl)                                          \
 				: [a] "r"(a), [b] "r"(b), [f] "r"((uint32_t)cpu->fl)               \
 				: "cc");                                                           \
 		else                                                                               \
-			__asm__(BT_ASM_LOAD_FL insn           \
+			__asm__(BT_ASM_LOAD_FL insn                                                \
 				"l " ops("k") BT_ASM_FLAGS                                         \
 				: [d] "+&r"(d), "=&a"(fl)                                          \
 				: [a] "r"(a), [b] "r"(b), [f] "r"((uint32_t)cpu->fl)               \

@@ -8,7 +8,6 @@
 
 /* op->imm is the displacement; RIP already points behind the instruction. */
 
-#define BT_CONDS(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
 #define BT_JCC(cc)                                                                                 \
 	static void bt_int_jcc_##cc(struct bt_cpu *cpu, const struct bt_op *op)                    \
 	{                                                                                          \

@@ -1,6 +1,6 @@
 /*
- * Data movement: MOV and its kin, XCHG of registers, LEA, CMOVcc, SETcc, sign extension, flags in AH,
- * and the instructions that only touch one flag.
+ * Data movement: MOV and its kin, XCHG of registers, LEA, CMOVcc, SETcc, sign extension, flags in
+ * AH, and the instructions that only touch one flag.
  */
 #include "engine/bt/int.h"
 
@@ -142,7 +142,6 @@ bt_int_lea_16(struct bt_cpu *cpu, const struct bt_op *op)
 
 /* --- Conditions. A handler per condition, so that the test is a constant. --- */
 
-#define BT_CONDS(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
 
 #define BT_SETCC(cc)                                                                               \
 	static void bt_int_setcc_r_##cc(struct bt_cpu *cpu, const struct bt_op *op)                \
@@ -411,7 +410,9 @@ bt_int_mov_lower(const struct bt_insn *in, struct bt_op *op)
 		return true;
 	case BT_ID_LEA:
 		op->reg = BT_OFF(in->reg);
-		op->fn = in->osize == 8 ? bt_int_lea_64 : in->osize == 4 ? bt_int_lea_32 : bt_int_lea_16;
+		op->fn = in->osize == 8 ? bt_int_lea_64 :
+		    in->osize == 4	? bt_int_lea_32 :
+					  bt_int_lea_16;
 		return mem;
 	case BT_ID_SETCC:
 		op->rm = bt_int_off(in, in->rm, 1);

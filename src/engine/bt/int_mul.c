@@ -1,28 +1,34 @@
 /*
  * Multiplication and division, MULX, ADCX and ADOX, and decimal adjustment.
  *
- * Divisions that would raise #DE are found before the host is asked to divide (SDM 2, DIV and IDIV).
+ * Divisions that would raise #DE are found before the host is asked to divide (SDM 2, DIV and
+ * IDIV).
  */
 #include "engine/bt/int.h"
 
-/* The flags that these leave undefined are what the processor makes of those that were there before: so they
- * are loaded first, and RAX after them. */
-
+/* The flags that these leave undefined are what the processor makes of those that were there
+ * before: so they are loaded first, and RAX after them. */
 #define BT_MUL_ASM(insn, sfx, type)                                                                \
-	__asm__(BT_ASM_LOAD_FL "movq %[al], %%rax\n\t" insn sfx " %[s]\n\tpushfq\n\tpopq %q[f2]"    \
-		: "=&a"(a), "+&d"(d), [f2] "=&r"(fl)                                               \
-		: [s] "r"((type)src), [al] "r"(cpu->r[X86_RAX]), [f] "r"((uint32_t)cpu->fl)        \
-		: "cc")
+	do {                                                                                       \
+		uint32_t fl_;                                                                      \
+                                                                                                   \
+		__asm__(BT_ASM_LOAD_FL "movq %[al], %%rax\n\t" insn sfx                            \
+			" %[s]\n\tmovq %%rax, %[q]" BT_ASM_FLAGS                                   \
+			: "=&a"(fl_), "+&d"(d), [q] "=&r"(a)                                       \
+			: [s] "r"((type)src), [al] "r"(cpu->r[X86_RAX]),                           \
+			[f] "r"((uint32_t)cpu->fl)                                                 \
+			: "cc");                                                                   \
+		cpu->fl = (uint16_t)fl_;                                                           \
+	} while (0)
 
 /* --- MUL, IMUL with one operand, DIV, IDIV. RDX:RAX (or AX) in place; false for #DE. --- */
 
 #define BT_MUL1(name, insn, sfx, type)                                                             \
 	static bool bt_mul_##name(struct bt_cpu *cpu, uint64_t src, int size)                      \
 	{                                                                                          \
-		uint64_t a, d = 0, fl;                                                             \
+		uint64_t a, d = 0;                                                                 \
                                                                                                    \
 		BT_MUL_ASM(insn, sfx, type);                                                       \
-		bt_flags_set_arith(cpu, (uint32_t)fl);                                             \
 		bt_set(cpu, BT_OFF(X86_RAX), size, a);                                             \
 		bt_set(cpu, BT_OFF(X86_RDX), size, d);                                             \
 		return true;                                                                       \
@@ -37,10 +43,9 @@ BT_MUL1(imul_64, "imul", "q", uint64_t)
 #define BT_MUL1_8(name, insn)                                                                      \
 	static bool bt_mul_##name(struct bt_cpu *cpu, uint64_t src, int size)                      \
 	{                                                                                          \
-		uint64_t a, d = 0, fl;                                                             \
+		uint64_t a, d = 0;                                                                 \
                                                                                                    \
 		BT_MUL_ASM(insn, "b", uint8_t);                                                    \
-		bt_flags_set_arith(cpu, (uint32_t)fl);                                             \
 		bt_set_16(cpu, BT_OFF(X86_RAX), (uint16_t)a);                                      \
 		return true;                                                                       \
 	}
@@ -51,12 +56,10 @@ BT_MUL1_8(imul_8, "imul")
 	static bool bt_mul_div_##bits(struct bt_cpu *cpu, uint64_t src, int size)                  \
 	{                                                                                          \
 		uint64_t a, d = cpu->r[X86_RDX];                                                   \
-		uint64_t fl;                                                                       \
                                                                                                    \
 		if ((type)d >= (type)src)                                                          \
 			return false;                                                              \
 		BT_MUL_ASM("div", sfx, type);                                                      \
-		bt_flags_set_arith(cpu, (uint32_t)fl);                                             \
 		bt_set(cpu, BT_OFF(X86_RAX), size, a);                                             \
 		bt_set(cpu, BT_OFF(X86_RDX), size, d);                                             \
 		return true;                                                                       \
@@ -74,7 +77,8 @@ bt_idiv_fits(__int128 n, int64_t s, int bits)
 
 	if (s == 0)
 		return false;
-	/* |quotient| may be 2^(bits-1) if negative, one less if not: compare |n| with that times |s|. */
+	/* |quotient| may be 2^(bits-1) if negative, one less if not: compare |n| with that times
+	 * |s|. */
 	limit = (unsigned __int128)us << (bits - 1);
 	if ((n < 0) != (s < 0))
 		return un < limit + us;
@@ -87,12 +91,10 @@ bt_idiv_fits(__int128 n, int64_t s, int bits)
 		uint64_t a, d = cpu->r[X86_RDX];                                                   \
 		unsigned __int128 n = (unsigned __int128)(__int128)(stype)d << (bits) |            \
 		    (type)cpu->r[X86_RAX];                                                         \
-		uint64_t fl;                                                                       \
                                                                                                    \
 		if (!bt_idiv_fits((__int128)n, (stype)src, bits))                                  \
 			return false;                                                              \
 		BT_MUL_ASM("idiv", sfx, type);                                                     \
-		bt_flags_set_arith(cpu, (uint32_t)fl);                                             \
 		bt_set(cpu, BT_OFF(X86_RAX), size, a);                                             \
 		bt_set(cpu, BT_OFF(X86_RDX), size, d);                                             \
 		return true;                                                                       \
@@ -105,12 +107,11 @@ BT_IDIV(64, "q", uint64_t, int64_t)
 static bool
 bt_mul_div_8(struct bt_cpu *cpu, uint64_t src, int size)
 {
-	uint64_t a, d = 0, fl;
+	uint64_t a, d = 0;
 
 	if ((uint8_t)(cpu->r[X86_RAX] >> 8) >= (uint8_t)src)
 		return false;
 	BT_MUL_ASM("div", "b", uint8_t);
-	bt_flags_set_arith(cpu, (uint32_t)fl);
 	bt_set_16(cpu, BT_OFF(X86_RAX), (uint16_t)a);
 	return true;
 }
@@ -118,12 +119,11 @@ bt_mul_div_8(struct bt_cpu *cpu, uint64_t src, int size)
 static bool
 bt_mul_idiv_8(struct bt_cpu *cpu, uint64_t src, int size)
 {
-	uint64_t a, d = 0, fl;
+	uint64_t a, d = 0;
 
 	if (!bt_idiv_fits((int16_t)cpu->r[X86_RAX], (int8_t)src, 8))
 		return false;
 	BT_MUL_ASM("idiv", "b", uint8_t);
-	bt_flags_set_arith(cpu, (uint32_t)fl);
 	bt_set_16(cpu, BT_OFF(X86_RAX), (uint16_t)a);
 	return true;
 }
@@ -167,7 +167,7 @@ BT_MUL1_ALL(idiv)
                                                                                                    \
 		__asm__(BT_ASM_LOAD_FL "imul" sfx " %[s], %[d]" BT_ASM_FLAGS                       \
 			: [d] "+r"(d), "=&a"(fl)                                                   \
-			: [s] "r"(s), [f] "r"((uint32_t)cpu->fl)                                                             \
+			: [s] "r"(s), [f] "r"((uint32_t)cpu->fl)                                   \
 			: "cc");                                                                   \
 		cpu->fl = (uint16_t)fl;                                                            \
 		return d;                                                                          \
@@ -193,7 +193,11 @@ BT_SIZES_WLQ(BT_IMUL)
 #define BT_IMUL_ROW(bits)                                                                          \
 	{ { bt_int_imul2_r_##bits, bt_int_imul2_m_##bits },                                        \
 		{ bt_int_imul3_r_##bits, bt_int_imul3_m_##bits } }
-static bt_fn *const bt_imul_n_table[3][2][2] = { BT_IMUL_ROW(16), BT_IMUL_ROW(32), BT_IMUL_ROW(64) };
+static bt_fn *const bt_imul_n_table[3][2][2] = {
+	BT_IMUL_ROW(16),
+	BT_IMUL_ROW(32),
+	BT_IMUL_ROW(64),
+};
 
 /* --- MULX, ADCX, ADOX: op->y tells that r/m is memory; op->x: offset of vvvv --- */
 

@@ -1,8 +1,8 @@
 /*
  * Shifts and rotates: ROL ROR RCL RCR SHL SHR SAR, SHLD SHRD, and BMI2's flagless ones.
  *
- * A count of 0 (after masking) leaves the flags alone. Counts are masked by the processor itself; undefined
- * flags are whatever it makes of them.
+ * A count of 0 (after masking) leaves the flags alone. Counts are masked by the processor itself;
+ * undefined flags are whatever it makes of them.
  */
 #include "engine/bt/int.h"
 
@@ -61,7 +61,10 @@ BT_SIZES(BT_SAR)
 		    bt_int_##name##_mc_##bits,                                                     \
 	}
 #define BT_SHIFT_TABLE(name)                                                                       \
-	{ BT_SHIFT_ROW(name, 8), BT_SHIFT_ROW(name, 16), BT_SHIFT_ROW(name, 32), BT_SHIFT_ROW(name, 64) }
+	{                                                                                          \
+		BT_SHIFT_ROW(name, 8), BT_SHIFT_ROW(name, 16), BT_SHIFT_ROW(name, 32),             \
+		    BT_SHIFT_ROW(name, 64),                                                        \
+	}
 /* In the order of enum bt_id. */
 static bt_fn *const bt_shift_table[7][4][4] = {
 	BT_SHIFT_TABLE(rol),

@@ -60,7 +60,7 @@ bt_int_leave(struct bt_cpu *cpu, const struct bt_op *op)
 		void *p = bt_hit_64(cpu, sp, 8, BT_WRITE);                                         \
                                                                                                    \
 		if (unlikely(p == NULL)) {                                                         \
-			bt_int_push_##name##_64(cpu, op);                                           \
+			bt_int_push_##name##_64(cpu, op);                                          \
 			return;                                                                    \
 		}                                                                                  \
 		bt_host_store((uintptr_t)p, 8, val);                                               \
@@ -104,15 +104,16 @@ bt_int_leave_flat(struct bt_cpu *cpu, const struct bt_op *op)
 static void
 bt_int_pop_m(struct bt_cpu *cpu, const struct bt_op *op)
 {
-	uint64_t old = cpu->r[X86_RSP], val = bt_load(cpu, X86_SS, bt_sp(cpu, 0), op->osize), ea, la;
+	uint64_t val = bt_load(cpu, X86_SS, bt_sp(cpu, 0), op->osize);
+	uint64_t old = cpu->r[X86_RSP], new, ea;
 
 	bt_sp_set(cpu, bt_sp(cpu, op->osize));
+	new = cpu->r[X86_RSP];
 	ea = bt_ea(cpu, op);
-	la = cpu->r[X86_RSP];
 	/* If the store faults, RSP must be as it was. */
 	cpu->r[X86_RSP] = old;
 	bt_store(cpu, op->seg, ea, op->osize, val);
-	cpu->r[X86_RSP] = la;
+	cpu->r[X86_RSP] = new;
 	bt_next(cpu, op);
 }
 

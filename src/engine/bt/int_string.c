@@ -1,10 +1,10 @@
 /*
  * MOVS STOS LODS CMPS SCAS with and without repeat prefixes (SDM 2; SDM 1, 7.3.9).
  *
- * Repeated forward, these run a page at a time as the host's own instruction on host memory, which has the
- * same semantics down to overlapping moves. Backward, across page borders and on memory that is not
- * plain RAM they go element by element. Registers are exact whenever something can be seen of them: at a
- * fault and between two chunks, where interrupts are let in.
+ * Repeated forward, these run a page at a time as the host's own instruction on host memory, which
+ * has the same semantics down to overlapping moves. Backward, across page borders and on memory
+ * that is not plain RAM they go element by element. Registers are exact whenever something can be
+ * seen of them: at a fault and between two chunks, where interrupts are let in.
  */
 #include "engine/bt/int.h"
 
@@ -34,7 +34,8 @@ bt_str_count(struct bt_cpu *cpu, const struct bt_op *op, uint64_t done)
 	bt_set(cpu, BT_OFF(X86_RCX), op->asize, cpu->r[X86_RCX] - done);
 }
 
-/* How many elements from register reg on can be done at once in host memory; 0: do one by itself. */
+/* How many elements from register reg on can be done at once in host memory; 0: do one by
+ * itself. */
 static size_t
 bt_str_span(struct bt_cpu *cpu, const struct bt_op *op, int seg, int reg, size_t count, int access,
     void **host)
@@ -53,8 +54,8 @@ bt_str_span(struct bt_cpu *cpu, const struct bt_op *op, int seg, int reg, size_t
 	return bt_span(cpu, seg, ea, max, access, host) / op->x;
 }
 
-/* After a chunk of a repeated instruction: whether to go on now. If not and it is not finished either, RIP is
- * put back so that it is resumed after whatever wants attention. */
+/* After a chunk of a repeated instruction: whether to go on now. If not and it is not finished
+ * either, RIP is put back so that it is resumed after whatever wants attention. */
 static bool
 bt_str_go_on(struct bt_cpu *cpu, const struct bt_op *op)
 {
@@ -199,7 +200,7 @@ BT_STR_PLAIN(lods)
 			: "cc");                                                                   \
 		cpu->fl = (uint16_t)fl;                                                            \
 	}                                                                                          \
-	/* Runs to the first element that ends it; how many were done. fl is of the last. */      \
+	/* Runs to the first element that ends it; how many were done. fl is of the last. */       \
 	static size_t bt_str_host_cmps_##bits(struct bt_cpu *cpu, const void *a, const void *b,    \
 	    size_t n, bool while_equal)                                                            \
 	{                                                                                          \
