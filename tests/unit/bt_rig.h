@@ -1,14 +1,14 @@
 /*
  * One software CPU without a machine around it, for tests of single instructions.
  *
- * Guest linear addresses are host addresses: pages given to bt_rig_map() answer in the TLB with addend 0,
- * so an instruction can be run here and on the processor with the same registers. Anything else is
- * unmapped: accesses find a page table of zeroes and raise #PF.
+ * Guest-linear, guest-physical and host addresses of its memory are the same, so an instruction can
+ * be run here and on the processor with the same registers. Everything else is not present.
  */
 #ifndef TESTS_UNIT_BT_RIG_H
 #define TESTS_UNIT_BT_RIG_H
 
 #include "engine/bt/mem.h"
+#include "engine/bt/phys.h"
 #include "x86/cpuid.h"
 
 #include <setjmp.h>
@@ -20,12 +20,15 @@
 
 #include <cmocka.h>
 
+#define BT_RIG_PAGES 4
+#define BT_RIG_BASE 0x20000000ul
+#define BT_RIG_FAULT_NONE (-1)
+
 struct bt_rig {
 	struct bt_cpu *cpu;
-	uint8_t *mem; /* BT_RIG_PAGES pages below 4 GiB, so that 32-bit code reaches them */
+	uint8_t *mem; /* BT_RIG_PAGES pages at BT_RIG_BASE, where 32-bit code reaches them */
+	uint64_t *tables; /* four levels of page tables, a page each, at guest-physical 0 */
 };
-#define BT_RIG_PAGES 4
-#define BT_RIG_FAULT_NONE (-1)
 
 /* An op that ends the block. */
 static void
@@ -48,14 +51,24 @@ bt_rig_mode(struct bt_rig *rig, int code_size)
 	}
 }
 
+/* Makes page i of the memory present and writable, or not present. */
 static inline void
-bt_rig_map(struct bt_rig *rig, uint8_t *page)
+bt_rig_page(struct bt_rig *rig, int i, bool present)
 {
-	uint64_t la = (uintptr_t)page;
-	struct bt_tlb_entry *e = bt_tlb_entry(rig->cpu, la);
+	uint64_t *pt = rig->tables + 3 * 512, gpa = BT_RIG_BASE + (uint64_t)i * 4096;
 
-	e->tag_r = e->tag_w = la | rig->cpu->as_tag;
-	e->addend = 0;
+	pt[i] = present ? gpa | X86_PTE_P | X86_PTE_W | X86_PTE_U : 0;
+	bt_tlb_flush_all(rig->cpu);
+}
+
+static inline void *
+bt_rig_pages(uint64_t addr, int pages)
+{
+	void *p = mmap((void *)addr, (size_t)pages * 4096, PROT_READ | PROT_WRITE,
+	    MAP_PRIVATE | MAP_ANONYMOUS | (addr != 0 ? MAP_FIXED_NOREPLACE : 0), -1, 0);
+
+	assert_true(p != MAP_FAILED);
+	return p;
 }
 
 static inline void
@@ -78,21 +91,36 @@ bt_rig_create(struct bt_rig *rig)
 	cpu->vm = vm;
 	cpu->tlb = cpu->tlbs[BT_TLB_USER];
 	cpu->as_tag = 1;
+	cpu->next_tag = 2;
 	cpu->cpl = 3;
-	cpu->pe = 1;
+	cpu->pe = cpu->lma = 1;
+	cpu->cr0 = X86_CR0_PE | X86_CR0_PG | X86_CR0_WP | X86_CR0_ET | X86_CR0_NE;
+	cpu->cr4 = X86_CR4_PAE;
+	cpu->efer = X86_EFER_LME | X86_EFER_LMA | X86_EFER_NXE;
 	rig->cpu = cpu;
-	rig->mem = mmap((void *)0x20000000, BT_RIG_PAGES * 4096, PROT_READ | PROT_WRITE,
-	    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
-	assert_true(rig->mem != MAP_FAILED);
+	rig->mem = bt_rig_pages(BT_RIG_BASE, BT_RIG_PAGES);
+	rig->tables = bt_rig_pages(0, 4);
+	assert_int_equal(bt_mem_create(vm, 40), 0);
+	assert_int_equal(bt_mail_create(cpu), 0);
+	assert_int_equal(bt_mem_map(vm, 0, rig->tables, 4 * 4096, true), 0);
+	assert_int_equal(bt_mem_map(vm, BT_RIG_BASE, rig->mem, BT_RIG_PAGES * 4096, true), 0);
+	rig->tables[0] = 0x1000 | X86_PTE_P | X86_PTE_W | X86_PTE_U;
+	rig->tables[512] = 0x2000 | X86_PTE_P | X86_PTE_W | X86_PTE_U;
+	rig->tables[2 * 512 + (BT_RIG_BASE >> 21)] = 0x3000 | X86_PTE_P | X86_PTE_W | X86_PTE_U;
 	for (int i = 0; i < BT_RIG_PAGES; i++)
-		bt_rig_map(rig, rig->mem + i * 4096);
+		bt_rig_page(rig, i, true);
+	/* The mail that mapping sent says nothing that is not so already. */
+	atomic_store(&cpu->attn, 0);
 	bt_rig_mode(rig, 8);
 }
 
 static inline void
 bt_rig_destroy(struct bt_rig *rig)
 {
+	bt_mail_destroy(rig->cpu);
+	bt_mem_destroy(rig->cpu->vm);
 	munmap(rig->mem, BT_RIG_PAGES * 4096);
+	munmap(rig->tables, 4 * 4096);
 	x86_cpuid_destroy((struct x86_cpuid *)(uintptr_t)rig->cpu->vm->cpuid);
 	free(rig->cpu->vm);
 	free(rig->cpu);

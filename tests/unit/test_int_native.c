@@ -1,6 +1,7 @@
 /*
- * Integer instructions of 64-bit mode against the processor this runs on: the same bytes, registers, flags
- * and memory here and there; everything must agree, flags that the manuals leave undefined included.
+ * Integer instructions of 64-bit mode against the processor this runs on: the same bytes,
+ * registers, flags and memory here and there; everything must agree, flags that the manuals leave
+ * undefined included.
  */
 #include "bt_rig.h"
 
@@ -217,6 +218,7 @@ struct encoded {
 	int bit_reg; /* register that is a bit offset, -1: none */
 	int disp;
 	bool xlat; /* RBX is an address */
+	bool split; /* memory operands may cross a page */
 };
 
 static void
@@ -234,14 +236,18 @@ encode(const struct template *t, uint64_t *seed, struct encoded *e)
 	bool mem = !(t->flags & (PLAIN | REG)) && ((t->flags & MEM) || next_random(seed) % 2);
 	bool vex = t->flags & (VEX38 | VEX3A);
 	bool w = !(t->flags & STACK) && (next_random(seed) % 3) == 0;
-	bool size16 = !w && !vex && !(t->flags & (BYTE | NO66 | STACK)) && next_random(seed) % 3 == 0;
+	bool size16 = !w && !vex && !(t->flags & (BYTE | NO66 | STACK)) &&
+	    next_random(seed) % 3 == 0;
 	unsigned rex;
 
 	memset(e, 0, sizeof(*e));
 	e->base = e->bit_reg = -1;
 	e->xlat = strcmp(t->hex, "d7") == 0;
+	/* The processor locks XCHG's bus, which hosts may make very slow across cache lines. */
+	e->split = strcmp(t->hex, "86") != 0 && strcmp(t->hex, "87") != 0;
 	e->disp = (int)(next_random(seed) % 64) - 32;
-	/* The low three bits of RSP and R12 as a base mean a SIB byte, those of RBP a displacement. */
+	/* The low three bits of RSP and R12 as a base mean a SIB byte, those of RBP a
+	 * displacement. */
 	if (mem && (rm & 7) == X86_RSP)
 		rm = X86_RBX;
 	for (const char *h = t->hex; *h != '\0'; h += *h == ' ')
@@ -308,7 +314,8 @@ fail_case(const struct encoded *e, const struct native *before, const struct nat
 static void
 run_case(struct bt_rig *rig, const struct encoded *e, uint64_t *seed)
 {
-	uint8_t *data = rig->mem + 1024, *stack = rig->mem + 4096 + 2048;
+	uint8_t *data = rig->mem + (e->split && next_random(seed) % 2 ? 4096 - DATA / 2 : 1024);
+	uint8_t *stack = rig->mem + 4096 + 2048;
 	uint8_t start[DATA], here_data[DATA], start_stack[64], here_stack[64];
 	struct native before, here, there;
 	struct bt_cpu *cpu = rig->cpu;
