@@ -19,13 +19,15 @@ vec_encode(const struct vec_form *f, uint8_t *out)
 	if (f->encoding == BT_LEGACY) {
 		if (f->pp != 0)
 			*p++ = pps[f->pp];
-		*p++ = (uint8_t)(0x40 | f->w << 3 | (f->reg >> 3 & 1) << 2 | (f->mem ? 0 : f->rm >> 3 & 1));
+		*p++ = (uint8_t)(0x40 | f->w << 3 | (f->reg >> 3 & 1) << 2 |
+				 (f->mem ? 0 : f->rm >> 3 & 1));
 		*p++ = 0x0f;
 		if (f->map != BT_MAP_0F)
 			*p++ = f->map == BT_MAP_0F38 ? 0x38 : 0x3a;
 	} else {
-		uint8_t p0 = (uint8_t)((f->reg & 8 ? 0 : 0x80) | (!f->mem && (f->rm & 16) ? 0 : 0x40) |
-		    (!f->mem && (f->rm & 8) ? 0 : 0x20) | f->map);
+		uint8_t p0 =
+		    (uint8_t)((f->reg & 8 ? 0 : 0x80) | (!f->mem && (f->rm & 16) ? 0 : 0x40) |
+			      (!f->mem && (f->rm & 8) ? 0 : 0x20) | f->map);
 		uint8_t p1 = (uint8_t)(f->w << 7 | (~f->vvvv & 15) << 3 | f->pp);
 
 		if (f->encoding == BT_VEX) {
@@ -36,8 +38,8 @@ vec_encode(const struct vec_form *f, uint8_t *out)
 			*p++ = 0x62;
 			*p++ = p0 | (f->reg & 16 ? 0 : 0x10);
 			*p++ = p1 | 4;
-			*p++ = (uint8_t)(f->z << 7 | f->vl << 5 | f->b << 4 | (f->vvvv & 16 ? 0 : 8) |
-			    f->aaa);
+			*p++ = (uint8_t)(f->z << 7 | f->vl << 5 | f->b << 4 |
+					 (f->vvvv & 16 ? 0 : 8) | f->aaa);
 		}
 	}
 	*p++ = f->opcode;
@@ -46,8 +48,8 @@ vec_encode(const struct vec_form *f, uint8_t *out)
 	return (unsigned)(p - out);
 }
 
-/* Decodes it as the engine will; the length without the immediate if it has none. False: not a vector
- * instruction. */
+/* Decodes it as the engine will; the length without the immediate if it has none. False: not a
+ * vector instruction. */
 static bool
 vec_decode(uint8_t *bytes, unsigned *len, struct bt_insn *in)
 {
@@ -92,7 +94,7 @@ static bool
 vec_not_offered(const struct vec_form *f)
 {
 	return f->encoding == BT_LEGACY && f->map == BT_MAP_0F &&
-	    (f->opcode == 0x78 || f->opcode == 0x79 || f->opcode == 0x2b);
+	       (f->opcode == 0x78 || f->opcode == 0x79 || f->opcode == 0x2b);
 }
 
 /* AMD's processors take SHA's memory operands at any address, Intel's manual wants them aligned. */
@@ -100,8 +102,8 @@ static bool
 vec_is_sha(const struct vec_form *f)
 {
 	return f->encoding == BT_LEGACY &&
-	    ((f->map == BT_MAP_0F38 && f->opcode >= 0xc8 && f->opcode <= 0xcd) ||
-		(f->map == BT_MAP_0F3A && f->opcode == 0xcc));
+	       ((f->map == BT_MAP_0F38 && f->opcode >= 0xc8 && f->opcode <= 0xcd) ||
+		   (f->map == BT_MAP_0F3A && f->opcode == 0xcc));
 }
 
 /* Groups of map 0F that are no vector instructions, or not altogether. */
@@ -109,7 +111,7 @@ static bool
 vec_is_system(const struct vec_form *f)
 {
 	return f->encoding == BT_LEGACY && f->map == BT_MAP_0F &&
-	    (f->opcode < 0x10 || f->opcode == 0xae || f->opcode == 0xc7);
+	       (f->opcode < 0x10 || f->opcode == 0xae || f->opcode == 0xc7);
 }
 
 /* An opcode that is not in the table has to be undefined. */
@@ -182,7 +184,10 @@ vec_sweep_forms(struct vec_sweep *s, struct vec_form f, int masks)
 
 	for (int i = 0; i < (masks ? 4 : 1); i++) {
 		for (f.pp = 0; f.pp < 4; f.pp++) {
-			for (unsigned wl = 0; wl < (evex ? 8u : f.encoding == BT_VEX ? 4u : 2u); wl++) {
+			for (unsigned wl = 0; wl < (evex                      ? 8u
+						       : f.encoding == BT_VEX ? 4u
+									      : 2u);
+			     wl++) {
 				uint64_t r = pair_random(p);
 
 				f.w = wl & 1;
@@ -213,8 +218,9 @@ vec_sweep(struct vec_sweep *s, uint8_t encoding, int masks, int rounds)
 	for (int round = 0; round < rounds; round++) {
 		for (uint8_t map = BT_MAP_0F; map <= BT_MAP_0F3A; map++) {
 			for (unsigned op = 0; op < 256; op++) {
-				struct vec_form f = { .encoding = encoding, .map = map,
-					.opcode = (uint8_t)op };
+				struct vec_form f = {
+					.encoding = encoding, .map = map, .opcode = (uint8_t)op
+				};
 
 				vec_sweep_forms(s, f, masks);
 				f.mem = true;
@@ -222,8 +228,8 @@ vec_sweep(struct vec_sweep *s, uint8_t encoding, int masks, int rounds)
 			}
 		}
 	}
-	print_message("%u encodings tried, %u defined; %llu runs, %llu faults\n", s->tried, s->defined,
-	    (unsigned long long)s->p->runs, (unsigned long long)s->p->faults);
+	print_message("%u encodings tried, %u defined; %llu runs, %llu faults\n", s->tried,
+	    s->defined, (unsigned long long)s->p->runs, (unsigned long long)s->p->faults);
 	pair_destroy(s->p);
 	assert_int_equal(s->failed, 0);
 	assert_int_equal(s->missing, 0);

@@ -1,15 +1,16 @@
 /*
- * Runs one instruction twice, on this host's processor and on the software CPU, with the same registers
- * and memory, and compares everything: registers, flags, vector state, memory, exception.
+ * Runs one instruction twice, on this host's processor and on the software CPU, with the same
+ *registers and memory, and compares everything: registers, flags, vector state, memory, exception.
  *
  *	struct pair *p = pair_create();
  *	pair_randomize(p);
  *	p->in.gpr[X86_RBX] = PAIR_DATA + 0x1ff0;
- *	assert_true(pair_run(p, (const uint8_t[]){ 0x0f, 0x10, 0x03 }, 3));	// movups (%rbx), %xmm0
+ *	assert_true(pair_run(p, (const uint8_t[]){ 0x0f, 0x10, 0x03 }, 3));	// movups (%rbx),
+ *%xmm0
  *
- * Memory is at PAIR_DATA in both worlds: a hole, two pages that may be written, one that may only be read,
- * a hole. In the guest the pages are not neighbours, so accesses that cross them bounce. RSP and R15 are
- * the harness's; an instruction may not use them.
+ * Memory is at PAIR_DATA in both worlds: a hole, two pages that may be written, one that may only
+ *be read, a hole. In the guest the pages are not neighbours, so accesses that cross them bounce.
+ *RSP and R15 are the harness's; an instruction may not use them.
  */
 #ifndef VEC_PAIR_H
 #define VEC_PAIR_H
@@ -28,21 +29,21 @@
 
 #include <cmocka.h>
 
-#define PAIR_DATA 0x40000000ull
+#define PAIR_DATA  0x40000000ull
 #define PAIR_FIRST (PAIR_DATA + 0x1000) /* of the pages that are there */
-#define PAIR_RO (PAIR_DATA + 0x3000)
-#define PAIR_END (PAIR_DATA + 0x4000)
+#define PAIR_RO    (PAIR_DATA + 0x3000)
+#define PAIR_END   (PAIR_DATA + 0x4000)
 #define PAIR_PAGES 3
 
 /* Guest-physical layout; linear addresses below 2 MiB are the same. */
-#define PAIR_RAM 0x200000u
-#define PAIR_CODE 0x10000u
+#define PAIR_RAM      0x200000u
+#define PAIR_CODE     0x10000u
 #define PAIR_HANDLERS 0x20000u /* 16 bytes each, all HLT */
-#define PAIR_IDT 0x21000u
-#define PAIR_GDT 0x22000u
-#define PAIR_STACK 0x30000u
-#define PAIR_TABLES 0x40000u
-#define PAIR_PAGE(i) (0x100000u + 0x2000u * (i))
+#define PAIR_IDT      0x21000u
+#define PAIR_GDT      0x22000u
+#define PAIR_STACK    0x30000u
+#define PAIR_TABLES   0x40000u
+#define PAIR_PAGE(i)  (0x100000u + 0x2000u * (i))
 
 struct pair_regs {
 	uint64_t gpr[16];
@@ -58,13 +59,13 @@ struct pair_regs {
 /* What vec_native_run() in the assembly below uses, at fixed offsets. */
 struct pair_native {
 	uint64_t gpr[16]; /* 0 */
-	uint64_t rflags; /* 128 */
-	uint64_t rsp; /* 136: the host's */
+	uint64_t rflags;  /* 128 */
+	uint64_t rsp;     /* 136: the host's */
 	const void *code; /* 144 */
-	uint64_t mask; /* 152 */
+	uint64_t mask;    /* 152 */
 	uint64_t pad[4];
 	uint8_t xsave[X86_XSAVE_SIZE]; /* 192 */
-	uint32_t mxcsr; /* 4288 */
+	uint32_t mxcsr;                /* 4288 */
 } __attribute__((aligned(64)));
 static_assert(offsetof(struct pair_native, xsave) == 192, "as the assembly has it");
 static_assert(offsetof(struct pair_native, mxcsr) == 4288, "as the assembly has it");
@@ -76,8 +77,9 @@ struct pair {
 	struct engine_vm *vm;
 	struct engine_vcpu *vcpu;
 	uint8_t *ram, *code; /* the guest's memory; native code */
-	uint8_t *data; /* PAIR_FIRST on the host, writable under another address */
-	uint64_t mask; /* state components */
+	uint8_t *data;       /* PAIR_FIRST on the host, writable under another address */
+	uint64_t mask;       /* state components */
+	bool any_byte;       /* of an operand may be the one that #PF names: compare the page */
 	uint64_t seed;
 	uint64_t runs, faults;
 };
@@ -162,7 +164,8 @@ pair_pio_write(void *ctx, int cpu, uint16_t port, int size, uint32_t val)
 {
 }
 
-/* Unmapped memory reads as the low byte of its address; uses vector registers like any real device. */
+/* Unmapped memory reads as the low byte of its address; uses vector registers like any real device.
+ */
 static inline uint64_t
 pair_mmio_read(void *ctx, int cpu, uint64_t gpa, int size)
 {
@@ -248,7 +251,7 @@ pair_tables(struct pair *p)
 	pair_put64(p, PAIR_TABLES, (PAIR_TABLES + 0x1000) | pw);
 	pair_put64(p, PAIR_TABLES + 0x1000, (PAIR_TABLES + 0x2000) | pw);
 	pair_put64(p, PAIR_TABLES + 0x1008, (PAIR_TABLES + 0x3000) | pw);
-	pair_put64(p, PAIR_TABLES + 0x2000, pw | X86_PTE_PS); /* the first 2 MiB */
+	pair_put64(p, PAIR_TABLES + 0x2000, pw | X86_PTE_PS);             /* the first 2 MiB */
 	pair_put64(p, PAIR_TABLES + 0x3000, (PAIR_TABLES + 0x4000) | pw); /* PAIR_DATA */
 	for (unsigned i = 0; i < PAIR_PAGES; i++)
 		pair_map(p, 1 + i, PAIR_PAGE(i), i == 2 ? X86_PTE_P | X86_PTE_U : pw);
@@ -256,8 +259,8 @@ pair_tables(struct pair *p)
 		uint64_t at = PAIR_HANDLERS + 16 * v;
 
 		p->ram[at] = 0xf4; /* HLT */
-		pair_put64(p, PAIR_IDT + 16 * v, (at & 0xffff) | 8 << 16 | 0x8e00ull << 32 |
-			(at >> 16) << 48);
+		pair_put64(p, PAIR_IDT + 16 * v,
+		    (at & 0xffff) | 8 << 16 | 0x8e00ull << 32 | (at >> 16) << 48);
 	}
 	pair_put64(p, PAIR_GDT + 8, 0x00209b0000000000ull);
 	pair_put64(p, PAIR_GDT + 16, 0x00cf93000000ffffull);
@@ -277,12 +280,14 @@ pair_base(struct pair *p)
 	s->gdtr = (struct x86_table){ PAIR_GDT, 23 };
 	s->idtr = (struct x86_table){ PAIR_IDT, 32 * 16 - 1 };
 	for (int i = 0; i < X86_SEG_COUNT; i++)
-		s->seg[i] = (struct x86_segment){ .selector = 16, .limit = 0xffffffff,
+		s->seg[i] = (struct x86_segment){ .selector = 16,
+			.limit = 0xffffffff,
 			.attr = X86_SEG_P | X86_SEG_S | X86_SEG_RW | X86_SEG_A | X86_SEG_DB |
-			    X86_SEG_G };
-	s->seg[X86_CS] = (struct x86_segment){ .selector = 8, .limit = 0xffffffff,
-		.attr = X86_SEG_P | X86_SEG_S | X86_SEG_RW | X86_SEG_A | X86_SEG_CODE |
-		    X86_SEG_L | X86_SEG_G };
+				X86_SEG_G };
+	s->seg[X86_CS] = (struct x86_segment){ .selector = 8,
+		.limit = 0xffffffff,
+		.attr = X86_SEG_P | X86_SEG_S | X86_SEG_RW | X86_SEG_A | X86_SEG_CODE | X86_SEG_L |
+			X86_SEG_G };
 }
 
 /* --- Life --- */
@@ -304,11 +309,11 @@ pair_host_pages(struct pair *p)
 	assert_true(fd >= 0);
 	assert_int_equal(ftruncate(fd, PAIR_PAGES * 4096), 0);
 	assert_true(mmap((void *)PAIR_DATA, 0x5000, PROT_NONE,
-			MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) == (void *)PAIR_DATA);
-	assert_true(mmap((void *)PAIR_FIRST, 0x2000, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd,
-			0) != MAP_FAILED);
-	assert_true(mmap((void *)PAIR_RO, 0x1000, PROT_READ,
-			MAP_SHARED | MAP_FIXED | MAP_POPULATE, fd, 0x2000) != MAP_FAILED);
+			MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == (void *)PAIR_DATA);
+	assert_true(mmap((void *)PAIR_FIRST, 0x2000, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+			fd, 0) != MAP_FAILED);
+	assert_true(mmap((void *)PAIR_RO, 0x1000, PROT_READ, MAP_SHARED | MAP_FIXED | MAP_POPULATE,
+			fd, 0x2000) != MAP_FAILED);
 	p->data = mmap(NULL, PAIR_PAGES * 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	assert_true(p->data != MAP_FAILED);
 	close(fd);
@@ -330,8 +335,8 @@ pair_create(void)
 	p->seed = 0x9e3779b97f4a7c15ull;
 	p->mask = bt_fpu_host_mask();
 	p->ram = mmap(NULL, PAIR_RAM, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	p->code = mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1,
-	    0);
+	p->code = mmap(
+	    NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	assert_true(p->ram != MAP_FAILED && p->code != MAP_FAILED);
 	pair_host_pages(p);
 	assert_int_equal(bt_engine.vm_create(&params, &p->vm), 0);
@@ -376,8 +381,10 @@ pair_fill(struct pair *p, void *buf, size_t size)
 static inline void
 pair_fill_vector(struct pair *p, uint8_t *buf, size_t size)
 {
-	static const float f[] = { 0, -0.0f, 1, -1.5f, 3.25e9f, -7e-3f, 1e38f, 1e-38f, 1e-42f, 65504, 2, 8 };
-	static const double d[] = { 0, -0.0, 1, -2.75, 1e300, -1e-300, 5e-324, 123456789.5, 9e18, -3, 0.1 };
+	static const float f[] = { 0, -0.0f, 1, -1.5f, 3.25e9f, -7e-3f, 1e38f, 1e-38f, 1e-42f,
+		65504, 2, 8 };
+	static const double d[] = { 0, -0.0, 1, -2.75, 1e300, -1e-300, 5e-324, 123456789.5, 9e18,
+		-3, 0.1 };
 	uint64_t how = pair_random(p) % 4;
 	const float finf = __builtin_inff();
 
@@ -435,7 +442,8 @@ pair_set_opmask(struct pair *p, int k, uint64_t val)
 
 /* --- Running --- */
 
-/* What must not differ is made equal: bytes that are not state, and the x87 pointers, which name code. */
+/* What must not differ is made equal: bytes that are not state, and the x87 pointers, which name
+ * code. */
 static inline void
 pair_normalize(struct pair *p, struct pair_regs *r)
 {
@@ -479,11 +487,10 @@ pair_run_native(struct pair *p, const uint8_t *insn, unsigned len)
 	memcpy(p->native.data, p->data, sizeof(p->native.data));
 }
 
-/* Runs the guest from p->base with p->in's registers until it halts; state is left in *out. */
-static inline void
-pair_run_guest_state(struct pair *p, const uint8_t *insn, unsigned len, struct x86_state *out)
+/* Runs the guest from p->base with p->in's registers until it stops; state is left in *s. */
+static inline enum engine_exit_reason
+pair_run_guest_any(struct pair *p, const uint8_t *insn, unsigned len, struct x86_state *s)
 {
-	struct x86_state *s = out;
 	struct engine_exit exit;
 
 	memcpy(p->ram + PAIR_CODE, insn, len);
@@ -495,12 +502,51 @@ pair_run_guest_state(struct pair *p, const uint8_t *insn, unsigned len, struct x
 	memcpy(s->gpr, p->in.gpr, sizeof(s->gpr));
 	s->gpr[X86_RSP] = PAIR_STACK;
 	s->rflags = p->in.rflags;
-	s->rip = PAIR_CODE;
+	s->rip = PAIR_CODE - s->seg[X86_CS].base;
 	memcpy(s->xsave, p->in.xsave, sizeof(s->xsave));
 	assert_int_equal(bt_engine.vcpu_set(p->vcpu, s), 0);
 	bt_engine.vcpu_run(p->vcpu, &exit);
-	assert_int_equal(exit.reason, ENGINE_EXIT_HALT);
 	bt_engine.vcpu_get(p->vcpu, s);
+	return exit.reason;
+}
+
+/* The same; it has to halt. */
+static inline void
+pair_run_guest_state(struct pair *p, const uint8_t *insn, unsigned len, struct x86_state *s)
+{
+	assert_int_equal(pair_run_guest_any(p, insn, len, s), ENGINE_EXIT_HALT);
+}
+
+/* The same, where only the way it ends is of interest. */
+static inline enum engine_exit_reason
+pair_run_guest_exit(struct pair *p, const uint8_t *insn, unsigned len)
+{
+	struct x86_state s;
+
+	return pair_run_guest_any(p, insn, len, &s);
+}
+
+/* The base state becomes flat 32-bit protected mode without paging. */
+static inline void
+pair_mode_32(struct pair *p)
+{
+	p->base.efer = 0;
+	p->base.cr0 &= ~X86_CR0_PG;
+	p->base.cr4 &= ~X86_CR4_PAE;
+	p->base.seg[X86_CS].attr = (p->base.seg[X86_CS].attr & ~X86_SEG_L) | X86_SEG_DB;
+}
+
+/* Or real mode, every segment at PAIR_CODE, in which the code starts at 0. */
+static inline void
+pair_mode_real(struct pair *p)
+{
+	pair_mode_32(p);
+	p->base.cr0 &= ~(X86_CR0_PE | X86_CR0_PG);
+	for (int i = 0; i < X86_SEG_COUNT; i++)
+		p->base.seg[i] = (struct x86_segment){ .selector = PAIR_CODE >> 4,
+			.base = PAIR_CODE,
+			.limit = 0xffff,
+			.attr = X86_SEG_P | X86_SEG_S | X86_SEG_RW | X86_SEG_A };
 }
 
 static inline void
@@ -566,12 +612,16 @@ pair_compare(struct pair *p, const uint8_t *insn, unsigned len)
 	b->error &= ~X86_PF_U;
 	if (a->vector != X86_PF)
 		a->cr2 = 0;
+	if (p->any_byte) {
+		a->cr2 &= ~0xfffull;
+		b->cr2 &= ~0xfffull;
+	}
 	if (a->vector != X86_PF && a->vector != X86_GP)
 		a->error = 0;
 	same = a->vector == b->vector && a->error == b->error && a->cr2 == b->cr2 &&
-	    a->rflags == b->rflags && memcmp(a->gpr, b->gpr, sizeof(a->gpr)) == 0 &&
-	    memcmp(a->xsave, b->xsave, sizeof(a->xsave)) == 0 &&
-	    memcmp(a->data, b->data, sizeof(a->data)) == 0;
+	       a->rflags == b->rflags && memcmp(a->gpr, b->gpr, sizeof(a->gpr)) == 0 &&
+	       memcmp(a->xsave, b->xsave, sizeof(a->xsave)) == 0 &&
+	       memcmp(a->data, b->data, sizeof(a->data)) == 0;
 	p->runs++;
 	p->faults += a->vector >= 0;
 	if (same)
@@ -581,8 +631,8 @@ pair_compare(struct pair *p, const uint8_t *insn, unsigned len)
 		print_error(" %02x", insn[i]);
 	print_error("\n  native vector %d error %x cr2 %llx flags %llx\n"
 		    "  guest  vector %d error %x cr2 %llx flags %llx\n",
-	    a->vector, a->error, (unsigned long long)a->cr2, (unsigned long long)a->rflags, b->vector,
-	    b->error, (unsigned long long)b->cr2, (unsigned long long)b->rflags);
+	    a->vector, a->error, (unsigned long long)a->cr2, (unsigned long long)a->rflags,
+	    b->vector, b->error, (unsigned long long)b->cr2, (unsigned long long)b->rflags);
 	pair_dump("gpr", (uint8_t *)a->gpr, (uint8_t *)b->gpr, sizeof(a->gpr));
 	pair_dump("xsave", a->xsave, b->xsave, sizeof(a->xsave));
 	pair_dump("data", a->data, b->data, sizeof(a->data));

@@ -169,7 +169,8 @@ bt_fpu_mode(struct bt_cpu *cpu)
 		cpu->fpu_live = BT_VEC_LIVE | allowed;
 }
 
-/* Whether an instruction of this kind, which may not run, is undefined rather than not available. */
+/* Whether an instruction of this kind, which may not run, is undefined rather than not available.
+ */
 static bool
 bt_vec_undefined(const struct bt_cpu *cpu, uint8_t kind)
 {
@@ -312,12 +313,13 @@ void
 bt_vec_features(struct x86_cpuid_mask *mask)
 {
 	/* SSE3, PCLMULQDQ, SSSE3, FMA, SSE4.1, SSE4.2, AES, AVX, F16C */
-	mask->f1_ecx |= BIT(0) | BIT(1) | BIT(9) | BIT(12) | BIT(19) | BIT(20) | BIT(25) | BIT(28) |
-	    BIT(29);
+	mask->f1_ecx |=
+	    BIT(0) | BIT(1) | BIT(9) | BIT(12) | BIT(19) | BIT(20) | BIT(25) | BIT(28) | BIT(29);
 	/* MMX, FXSR, SSE, SSE2 */
 	mask->f1_edx |= BIT(23) | BIT(24) | BIT(25) | BIT(26);
 	/* AVX2, AVX512F, AVX512DQ, AVX512_IFMA, AVX512CD, SHA, AVX512BW, AVX512VL */
-	mask->f7_ebx |= BIT(5) | BIT(16) | BIT(17) | BIT(21) | BIT(28) | BIT(29) | BIT(30) | BIT(31);
+	mask->f7_ebx |=
+	    BIT(5) | BIT(16) | BIT(17) | BIT(21) | BIT(28) | BIT(29) | BIT(30) | BIT(31);
 	/* AVX512_VBMI, AVX512_VBMI2, GFNI, VAES, VPCLMULQDQ, AVX512_VNNI, _BITALG, _VPOPCNTDQ */
 	mask->f7_ecx |= BIT(1) | BIT(6) | BIT(8) | BIT(9) | BIT(10) | BIT(11) | BIT(12) | BIT(14);
 	/* AVX512_VP2INTERSECT */

@@ -1,9 +1,9 @@
 /*
  * Lowering of vector instructions: re-encodes them for a thunk and picks the handler.
  *
- * The re-encoded instruction has its memory operand at a fixed register and general registers replaced by
- * fixed ones; prefixes that only concern the address are gone. Everything else is as the guest wrote
- * it, so that the host judges it.
+ * The re-encoded instruction has its memory operand at a fixed register and general registers
+ * replaced by fixed ones; prefixes that only concern the address are gone. Everything else is as
+ * the guest wrote it, so that the host judges it.
  */
 #include "engine/bt/vec_impl.h"
 
@@ -22,8 +22,8 @@ bt_code_byte(union bt_code *c, unsigned byte)
 }
 
 static void
-bt_code_prefix_legacy(union bt_code *c, const struct bt_insn *in, const struct bt_vec_regs *r,
-    uint8_t rm)
+bt_code_prefix_legacy(
+    union bt_code *c, const struct bt_insn *in, const struct bt_vec_regs *r, uint8_t rm)
 {
 	static const uint8_t pps[] = { [BT_PP_66] = 0x66, [BT_PP_F3] = 0xf3, [BT_PP_F2] = 0xf2 };
 	unsigned rex = (r->w ? 8u : 0) | (r->reg >> 3 & 1u) << 2 | (rm >> 3 & 1u);
@@ -41,8 +41,8 @@ bt_code_prefix_legacy(union bt_code *c, const struct bt_insn *in, const struct b
 
 /* VEX (SDM 2, 2.3.5) in three bytes or EVEX (2.7.1); x is the inverse of the prefix's bit X. */
 static void
-bt_code_prefix_vex(union bt_code *c, const struct bt_insn *in, const struct bt_vec_regs *r,
-    uint8_t rm, unsigned x)
+bt_code_prefix_vex(
+    union bt_code *c, const struct bt_insn *in, const struct bt_vec_regs *r, uint8_t rm, unsigned x)
 {
 	unsigned p0 = (r->reg & 8 ? 0 : 0x80u) | (x ? 0 : 0x40u) | (rm & 8 ? 0 : 0x20u) | in->map;
 	unsigned p1 = (r->w ? 0x80u : 0) | (~in->vvvv & 15u) << 3 | in->pp;
@@ -56,9 +56,9 @@ bt_code_prefix_vex(union bt_code *c, const struct bt_insn *in, const struct bt_v
 	bt_code_byte(c, 0x62);
 	bt_code_byte(c, p0 | (r->reg & 16 ? 0 : 0x10u));
 	bt_code_byte(c, p1 | 4);
-	bt_code_byte(c,
-	    (unsigned)in->evex_z << 7 | (unsigned)in->vl << 5 | (unsigned)in->evex_b << 4 |
-		((in->vsib ? in->index : in->vvvv) & 16 ? 0 : 8u) | in->evex_aaa);
+	bt_code_byte(c, (unsigned)in->evex_z << 7 | (unsigned)in->vl << 5 |
+			    (unsigned)in->evex_b << 4 |
+			    ((in->vsib ? in->index : in->vvvv) & 16 ? 0 : 8u) | in->evex_aaa);
 }
 
 static void
@@ -77,8 +77,8 @@ bt_code_encode(union bt_code *c, const struct bt_insn *in, const struct bt_vec_r
 	bt_code_byte(c, in->opcode);
 	if (!in->has_modrm)
 		return;
-	bt_code_byte(c,
-	    (mem ? 0 : 0xc0u) | (r->reg & 7u) << 3 | (in->vsib ? (unsigned)X86_RSP : (rm & 7u)));
+	bt_code_byte(
+	    c, (mem ? 0 : 0xc0u) | (r->reg & 7u) << 3 | (in->vsib ? (unsigned)X86_RSP : (rm & 7u)));
 	if (in->vsib)
 		bt_code_byte(c, (unsigned)in->scale << 6 | (in->index & 7u) << 3 | BT_THUNK_MEM);
 	if (in->imm_len != 0)
@@ -107,7 +107,7 @@ static bool
 bt_vec_kind_has_gpr(uint8_t kind)
 {
 	return kind == BT_VK_GPR_SRC || kind == BT_VK_GPR_DST || kind == BT_VK_GPR_REG ||
-	    kind == BT_VK_PCMPSTRI || kind == BT_VK_PCMPSTRM;
+	       kind == BT_VK_PCMPSTRI || kind == BT_VK_PCMPSTRM;
 }
 
 static uint8_t
@@ -144,11 +144,11 @@ bt_vec_disp_unit(const struct bt_vec_row *row, unsigned size, unsigned elem)
 
 /* Sets the fields of a memory operand under an opmask; true when the mask can turn off faults. */
 static bool
-bt_vec_masked(const struct bt_insn *in, const struct bt_vec_row *row, unsigned elem,
-    struct bt_op *op)
+bt_vec_masked(
+    const struct bt_insn *in, const struct bt_vec_row *row, unsigned elem, struct bt_op *op)
 {
-	unsigned bytes = row->flags & BT_VF_REPEAT ? 16u << in->vl :
-						     bt_vec_size_bytes(row->size, in, in->w);
+	unsigned bytes =
+	    row->flags & BT_VF_REPEAT ? 16u << in->vl : bt_vec_size_bytes(row->size, in, in->w);
 
 	if (in->encoding != BT_EVEX || in->evex_aaa == 0 || row->elem == BT_VS_0)
 		return false;
@@ -185,21 +185,14 @@ bt_vec_memory_handler(const struct bt_insn *in, const struct bt_vec_row *row, un
 	return (uint8_t)((store ? BT_VH_STORE : BT_VH_LOAD) + aligned);
 }
 
-/* An operand whose mask is in the sign bits of a vector: VMASKMOV, MASKMOVDQU. */
+/* MASKMOVDQU and MASKMOVQ: an operand that ModRM does not name. */
 static uint8_t
-bt_vec_signs_handler(const struct bt_insn *in, const struct bt_vec_row *row, unsigned elem,
-    struct bt_op *op)
+bt_vec_maskmov_handler(struct bt_op *op)
 {
-	op->reg = (uint8_t)elem;
-	op->rm = BT_MASK_SIGNS(in->vvvv);
-	if (row->kind != BT_VK_MASKMOV)
-		return row->kind == BT_VK_VMASK_LOAD ? BT_VH_MASK_LOAD : BT_VH_MASK_STORE;
 	op->base = BT_OFF(X86_RDI);
 	op->index = BT_OFF(BT_REG_ZERO);
 	op->disp = 0;
-	op->reg = 1;
-	op->rm = row->flags & BT_VF_MMX ? BT_MASK_MMX_SIGNS(in->rm & 7) : BT_MASK_SIGNS(in->rm);
-	return BT_VH_MASK_STORE;
+	return BT_VH_STORE_PART;
 }
 
 /* The handler, and with it what registers the thunk uses and its shape. */
@@ -248,7 +241,10 @@ bt_vec_handler_pick(const struct bt_insn *in, const struct bt_vec_row *row, unsi
 		return bt_vec_aligned(in, row, op->x) ? BT_VH_FLAGS_LOAD_A : BT_VH_FLAGS_LOAD;
 	case BT_VK_VMASK_LOAD:
 	case BT_VK_VMASK_STORE:
-	case BT_VK_MASKMOV: return bt_vec_signs_handler(in, row, elem, op);
+		op->reg = (uint8_t)elem;
+		op->rm = BT_MASK_SIGNS(in->vvvv);
+		return row->kind == BT_VK_VMASK_LOAD ? BT_VH_MASK_LOAD : BT_VH_MASK_STORE;
+	case BT_VK_MASKMOV: return bt_vec_maskmov_handler(op);
 	default: return BT_VH_REG;
 	}
 }
@@ -269,7 +265,7 @@ bt_vec_malformed(const struct bt_cpu *cpu, const struct bt_insn *in, const struc
 	if (row->kind == BT_VK_GPR_REG && in->reg > X86_R15)
 		return true;
 	return (row->flags & BT_VF_OPMASK) && bt_vec_kind_has_gpr(row->kind) && in->w &&
-	    in->mode != 8;
+	       in->mode != 8;
 }
 
 static void
@@ -286,7 +282,9 @@ bt_vec_lower_vec(struct bt_cpu *cpu, const struct bt_insn *in, struct bt_op *op)
 	if (row == NULL || bt_vec_malformed(cpu, in, row))
 		return;
 	/* Outside 64-bit mode general registers have 32 bits whatever W says. */
-	r = (struct bt_vec_regs){ .reg = in->reg, .rm = in->rm, .w = in->w, .imm = (uint8_t)in->imm };
+	r = (struct bt_vec_regs){
+		.reg = in->reg, .rm = in->rm, .w = in->w, .imm = (uint8_t)in->imm
+	};
 	if (in->mode != 8 && bt_vec_kind_has_gpr(row->kind))
 		r.w = false;
 	/* There the register in the immediate of VBLENDV has three bits. */

@@ -1,42 +1,38 @@
 /*
- * Operands of which a mask tells what is accessed: AVX-512 masked loads and stores, VMASKMOV, MASKMOVDQU,
+ * Operands of which a mask tells what is accessed: AVX-512 masked loads and stores, VMASKMOV,
  * expanding loads and compressing stores, gathers and scatters.
  *
- * Elements that are masked off must not be touched (SDM 2, 2.8.1). Where the whole operand lies in RAM
- * that the TLB knows there is nothing to tell apart and the instruction runs on it; else active
+ * Elements that are masked off must not be touched (SDM 2, 2.8.1). Where the whole operand lies in
+ * RAM that the TLB knows there is nothing to tell apart and the instruction runs on it; else active
  * elements are fetched or stored one by one and the instruction runs on a buffer.
  */
 #include "engine/bt/vec_impl.h"
 
-#define BT_MASK_WHERE 0xc0u
 #define BT_MASK_NUMBER 0x0fu
 
-/* Sign bits of count elements of size bytes. Live. */
+/* Sign bits of count elements of size bytes in a vector register. Live. */
 static uint64_t
-bt_mask_signs(struct bt_cpu *cpu, uint8_t mask, unsigned size, unsigned count)
+bt_mask_signs(struct bt_cpu *cpu, unsigned n, unsigned size, unsigned count)
 {
 	uint8_t buf[64] __attribute__((aligned(64)));
 	uint64_t bits = 0;
 
-	if ((mask & BT_MASK_WHERE) == BT_MASK_SIGNS(0))
-		bt_vec_get(cpu, mask & BT_MASK_NUMBER, buf);
-	else
-		bt_vec_get_mmx(cpu, mask & BT_MASK_NUMBER, buf);
+	bt_vec_get(cpu, n, buf);
 	for (unsigned i = 0; i < count; i++)
 		bits |= (uint64_t)(buf[i * size + size - 1] >> 7) << i;
 	return bits;
 }
 
-/* Which of count elements of size bytes in memory are to be accessed. Live. Where memory is repeated to
- * fill the vector, an element counts if any of its copies does. */
+/* Which of count elements of size bytes in memory are to be accessed. Live. Where memory is
+ * repeated to fill the vector, an element counts if any of its copies does. */
 static uint64_t
 bt_mask_bits(struct bt_cpu *cpu, uint8_t mask, unsigned size, unsigned count)
 {
 	uint64_t bits, folded = 0;
 	unsigned all;
 
-	if ((mask & BT_MASK_WHERE) != BT_MASK_OPMASK(0, 0))
-		return bt_mask_signs(cpu, mask, size, count);
+	if (mask & BT_MASK_IS_SIGNS)
+		return bt_mask_signs(cpu, mask & BT_MASK_NUMBER, size, count);
 	bits = bt_vec_get_mask(cpu, mask & 7);
 	all = 1u << (mask >> 3 & 7);
 	for (unsigned i = 0; i < all; i += count)
@@ -87,7 +83,8 @@ bt_mask_load_elements(struct bt_cpu *cpu, const struct bt_op *op, uint64_t ea, b
 	while (bits != 0) {
 		unsigned off = bt_mask_first(&bits) * size;
 
-		bt_put(buf + off, (int)size, bt_load(cpu, op->seg, bt_ea_add(op, ea, off), (int)size));
+		bt_put(
+		    buf + off, (int)size, bt_load(cpu, op->seg, bt_ea_add(op, ea, off), (int)size));
 	}
 	bt_fpu_live(cpu);
 	bt_thunk_run(op, buf);
@@ -223,22 +220,24 @@ bt_vec_compress(struct bt_cpu *cpu, const struct bt_op *op)
 
 /* --- Gathers and scatters --- */
 
-/* In op->imm: what else than op's fields describes one. op->reg is the data register, op->rm the mask,
- * op->x the size of an element. */
+/* In op->imm: what else than op's fields describes one. op->reg is the data register, op->rm the
+ * mask, op->x the size of an element. */
 union bt_gather_info {
 	struct {
 		uint8_t index, index_size; /* vector register, 4 or 8 */
-		uint8_t count; /* elements */
+		uint8_t count;             /* elements */
 	};
 	int64_t imm;
 };
 
-/* A gather or scatter under way. Every element done leaves the mask at once; the registers are brought
- * up to date before anything that may fault (SDM 2, VGATHERDPS, VPSCATTERDD). */
+/* A gather or scatter under way. Every element done leaves the mask at once; the registers are
+ * brought up to date before anything that may fault. What then becomes of the rest of them is the
+ * processor's choice; it is AMD's here (SDM 2, VGATHERDPS). */
 struct bt_gather {
 	union bt_gather_info info;
 	uint64_t ea;
-	uint64_t todo;
+	uint64_t todo, active; /* elements still to be done, and all that were at the start */
+	uint64_t opmask;       /* the register at the start */
 	uint8_t index[64] __attribute__((aligned(64)));
 	uint8_t data[64] __attribute__((aligned(64)));
 };
@@ -249,7 +248,9 @@ bt_gather_begin(struct bt_cpu *cpu, const struct bt_op *op, struct bt_gather *g)
 	bt_vec_ready(cpu, op->y);
 	g->info.imm = op->imm;
 	g->ea = *bt_reg64(cpu, op->base) + (uint64_t)(int64_t)op->disp;
-	g->todo = bt_mask_bits(cpu, op->rm, op->x, g->info.count);
+	g->todo = g->active = bt_mask_bits(cpu, op->rm, op->x, g->info.count);
+	if (!(op->rm & BT_MASK_IS_SIGNS))
+		g->opmask = bt_vec_get_mask(cpu, op->rm & 7);
 	bt_vec_get(cpu, g->info.index, g->index);
 	bt_vec_get(cpu, op->reg, g->data);
 }
@@ -266,32 +267,51 @@ bt_gather_ea(const struct bt_op *op, const struct bt_gather *g, unsigned i)
 	return bt_ea_add(op, g->ea, (uint64_t)index << op->scale);
 }
 
-/* The mask with only todo left. */
+/* The mask without the elements done. Of a vector, elements that were off go with those around
+ * them. */
 static void
 bt_gather_put_mask(struct bt_cpu *cpu, const struct bt_op *op, const struct bt_gather *g)
 {
 	unsigned n = op->rm & BT_MASK_NUMBER;
 	uint8_t buf[64] __attribute__((aligned(64)));
 
-	if ((op->rm & BT_MASK_WHERE) == BT_MASK_OPMASK(0, 0)) {
-		bt_vec_put_mask(cpu, n, g->todo);
+	if (!(op->rm & BT_MASK_IS_SIGNS)) {
+		bt_vec_put_mask(cpu, op->rm & 7, g->opmask & ~(g->active & ~g->todo));
 		return;
 	}
 	bt_vec_get(cpu, n, buf);
-	for (unsigned i = 0; i < sizeof(buf) / op->x; i++) {
-		if (i >= g->info.count || !(g->todo >> i & 1))
-			bt_zero(buf + i * op->x, op->x);
-	}
+	bt_zero(buf, (unsigned)__builtin_ctzll(g->todo) * op->x);
 	bt_vec_put(cpu, n, buf);
 }
 
+/* Before an element that may fault. */
 static void
 bt_gather_commit(struct bt_cpu *cpu, const struct bt_op *op, struct bt_gather *g, bool data)
 {
-	unsigned used = g->info.count * op->x;
+	unsigned vl = g->info.count * MAX(g->info.index_size, op->x);
 
 	bt_fpu_live(cpu);
 	bt_gather_put_mask(cpu, op, g);
+	if (!data || g->todo == g->active)
+		return;
+	if (!(op->rm & BT_MASK_IS_SIGNS))
+		bt_zero(g->data + vl, sizeof(g->data) - vl);
+	bt_vec_put(cpu, op->reg, g->data);
+}
+
+/* All done: the mask is clear altogether, and so is what the data register has beyond the elements.
+ */
+static void
+bt_gather_end(struct bt_cpu *cpu, const struct bt_op *op, struct bt_gather *g, bool data)
+{
+	static const uint8_t zero[64] __attribute__((aligned(64)));
+	unsigned used = g->info.count * op->x;
+
+	bt_fpu_live(cpu);
+	if (!(op->rm & BT_MASK_IS_SIGNS))
+		bt_vec_put_mask(cpu, op->rm & 7, 0);
+	else
+		bt_vec_put(cpu, op->rm & BT_MASK_NUMBER, zero);
 	if (!data)
 		return;
 	bt_zero(g->data + used, sizeof(g->data) - used);
@@ -318,7 +338,7 @@ bt_gather_run(struct bt_cpu *cpu, const struct bt_op *op)
 		bt_put(g.data + i * op->x, op->x, val);
 		g.todo &= g.todo - 1;
 	}
-	bt_gather_commit(cpu, op, &g, true);
+	bt_gather_end(cpu, op, &g, true);
 }
 
 static void
@@ -348,7 +368,7 @@ bt_scatter_run(struct bt_cpu *cpu, const struct bt_op *op)
 		}
 		g.todo &= g.todo - 1;
 	}
-	bt_gather_commit(cpu, op, &g, false);
+	bt_gather_end(cpu, op, &g, false);
 }
 
 static void

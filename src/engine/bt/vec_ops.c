@@ -1,15 +1,16 @@
 /*
- * Handlers of vector instructions: find the memory operand, run the thunk, put results where they go.
+ * Handlers of vector instructions: find the memory operand, run the thunk, put results where they
+ * go.
  *
- * The fast path is an operand in one page of RAM that the TLB knows. Else a window is opened, which may
- * raise, bounce, and park the vector state when it meets MMIO.
+ * The fast path is an operand in one page of RAM that the TLB knows. Else a window is opened, which
+ * may raise, bounce, and park the vector state when it meets MMIO.
  */
 #include "engine/bt/vec_impl.h"
 
 /* What a thunk gives back. */
 enum bt_vec_result {
 	BT_VR_NONE, /* nothing, and takes nothing but memory */
-	BT_VR_SRC, /* nothing, takes a general register */
+	BT_VR_SRC,  /* nothing, takes a general register */
 	BT_VR_GPR,
 	BT_VR_FLAGS,
 	BT_VR_PCMPSTRI, /* flags, and an index in ECX */
@@ -34,8 +35,8 @@ bt_vec_call(struct bt_cpu *cpu, const struct bt_op *op, void *mem, enum bt_vec_r
 }
 
 static inline __attribute__((always_inline)) void
-bt_vec_slow(struct bt_cpu *cpu, const struct bt_op *op, int access, bool aligned,
-    enum bt_vec_result result)
+bt_vec_slow(
+    struct bt_cpu *cpu, const struct bt_op *op, int access, bool aligned, enum bt_vec_result result)
 {
 	struct bt_window *w = &cpu->fpu->window;
 	uint64_t ea = bt_ea(cpu, op);
@@ -72,8 +73,8 @@ bt_vec_fast(struct bt_cpu *cpu, const struct bt_op *op, int access, bool aligned
 
 /* A handler for a memory operand, and what it does off the fast path. */
 #define BT_VEC_MEM(name, access, aligned, result)                                                  \
-	static __attribute__((noinline)) void name##_slow(struct bt_cpu *cpu,                      \
-	    const struct bt_op *op)                                                                \
+	static                                                                                     \
+	    __attribute__((noinline)) void name##_slow(struct bt_cpu *cpu, const struct bt_op *op) \
 	{                                                                                          \
 		bt_vec_slow(cpu, op, access, aligned, result);                                     \
 	}                                                                                          \
@@ -147,8 +148,8 @@ bt_vec_uncached_done(struct bt_cpu *cpu, const struct bt_op *op)
 	bt_next(cpu, orig);
 }
 
-/* imm is a union bt_code: its thunk is made anew in this vCPU's slot, and a copy of the op with that
- * run in its stead. */
+/* imm is a union bt_code: its thunk is made anew in this vCPU's slot, and a copy of the op with
+ * that run in its stead. */
 void
 bt_vec_uncached(struct bt_cpu *cpu, const struct bt_op *op)
 {

@@ -1,9 +1,9 @@
 /*
  * The vector opcodes: what memory and which general registers each touches.
  *
- * SDM 2, appendix A and the instruction pages; memory sizes of EVEX are their tuple types (2.7.5), fault
- * suppression is by exception class (2.8). A row that covers encodings that do not exist does no harm:
- * the host says so when the thunk is tried (vec_impl.h).
+ * SDM 2, appendix A and the instruction pages; memory sizes of EVEX are their tuple types (2.7.5),
+ * fault suppression is by exception class (2.8). A row that covers encodings that do not exist does
+ * no harm: the host says so when the thunk is tried (vec_impl.h).
  */
 #include "engine/bt/vec_impl.h"
 
@@ -32,7 +32,8 @@
 #define OP(op, pps, encs, kind, size, elem, flags) OPS(op, op, pps, encs, kind, size, elem, flags)
 /* An MMX instruction and its likes on vectors; elem is that of EVEX. */
 #define INT(first, last, elem)                                                                     \
-	OPS(first, last, P_N, L, LOAD, 8, 0, M), OPS(first, last, P_66, L | V | E, LOAD, VL, elem, 0)
+	OPS(first, last, P_N, L, LOAD, 8, 0, M),                                                   \
+	    OPS(first, last, P_66, L | V | E, LOAD, VL, elem, 0)
 
 /* Rows are in order of opcode; of those that match, the first counts. */
 static const struct bt_vec_row bt_vec_rows_0f[] = {

@@ -1,14 +1,15 @@
 /*
- * Thunks: native code for one vector or x87 instruction each, made when the instruction is lowered and
- * kept for the life of the VM, once for every distinct re-encoding.
+ * Thunks: native code for one vector or x87 instruction each, made when the instruction is lowered
+ * and kept for the life of the VM, once for every distinct re-encoding.
  *
  * Code memory is one memfd mapped twice, writable and executable. It begins with helpers that move
- * vector registers to and from memory, then come the thunks, then a slot for each vCPU, in which thunks
- * are made anew for every execution once there is no more room (a guest can think up more encodings than
- * anyone wants to keep).
+ * vector registers to and from memory, then come the thunks, then a slot for each vCPU, in which
+ * thunks are made anew for every execution once there is no more room (a guest can think up more
+ * encodings than anyone wants to keep).
  *
  * What a thunk raises (SIGFPE) ends the instruction like any fault. A new thunk is tried first, on
- * registers in their initial state and zeroed memory: what the host does not know it says by SIGILL.
+ * registers in their initial state and zeroed memory: what the host does not know it says by
+ * SIGILL.
  */
 #include "engine/bt/vec_impl.h"
 
@@ -26,15 +27,15 @@
 #define MFD_EXEC 0x10u
 #endif
 
-#define BT_THUNKS 32768u
+#define BT_THUNKS      32768u
 #define BT_THUNK_HEADS 4096u
-#define BT_THUNK_NONE UINT32_MAX
+#define BT_THUNK_NONE  UINT32_MAX
 
 struct bt_thunk {
 	uint8_t code[19];
 	uint8_t known; /* the host knows the instruction */
 	uint32_t next; /* in the chain of its hash, or BT_THUNK_NONE */
-	int64_t key; /* union bt_code */
+	int64_t key;   /* union bt_code */
 };
 static_assert(sizeof(struct bt_thunk) == 32, "two thunks per cache line");
 
@@ -43,11 +44,10 @@ static_assert(sizeof(struct bt_thunk) == 32, "two thunks per cache line");
 enum bt_helper {
 	BT_HELPER_GET = 0, /* vector register n to [rdi] */
 	BT_HELPER_PUT = 32,
-	BT_HELPER_GET_MMX = 64,
-	BT_HELPER_GET_MASK = 72, /* opmask n to rax */
-	BT_HELPER_PUT_MASK = 80, /* rdi to opmask n */
-	BT_HELPER_WAIT = 88,
-	BT_HELPERS = 89,
+	BT_HELPER_GET_MASK = 64, /* opmask n to rax */
+	BT_HELPER_PUT_MASK = 72, /* rdi to opmask n */
+	BT_HELPER_WAIT = 80,
+	BT_HELPERS = 81,
 };
 
 struct bt_thunks {
@@ -64,8 +64,8 @@ struct bt_thunks {
 
 const char bt_thunk_full[1];
 
-/* Signal handlers have nothing but file scope to look at. The old actions are written once, before any
- * vCPU runs. */
+/* Signal handlers have nothing but file scope to look at. The old actions are written once, before
+ * any vCPU runs. */
 static _Thread_local struct bt_cpu *bt_thunk_cpu;
 static struct sigaction bt_thunk_old_fpe, bt_thunk_old_ill;
 
@@ -83,8 +83,8 @@ bt_thunk_fault(struct bt_cpu *cpu, enum x86_vector vector)
 {
 	if (vector == X86_XM && !(cpu->cr4 & X86_CR4_OSXMMEXCPT))
 		vector = X86_UD;
-	/* With CR0.NE clear the processor would assert FERR#, which PCs wire to IRQ 13. Systems that
-	 * still count on that take #MF as well, and have for long. */
+	/* With CR0.NE clear the processor would assert FERR#, which PCs wire to IRQ 13. Systems
+	 * that still count on that take #MF as well, and have for long. */
 	bt_raise(cpu, vector);
 }
 
@@ -143,9 +143,9 @@ bt_thunk_catch(int sig, struct sigaction *old)
 
 /* --- Code --- */
 
-/* Code made with general registers only: after it returns, instructions at rx are the ones just written
- * there through rw. Another linear address was written, so only a serialising instruction will do (SDM
- * 3, 11.6); IRET is the one that user mode may execute everywhere. */
+/* Code made with general registers only: after it returns, instructions at rx are the ones just
+ * written there through rw. Another linear address was written, so only a serialising instruction
+ * will do (SDM 3, 11.6); IRET is the one that user mode may execute everywhere. */
 static void
 bt_thunk_serialize(void)
 {
@@ -177,15 +177,16 @@ bt_thunk_emit(uint8_t *p, const void *bytes, size_t n)
 	bt_copy(p, bytes, n);
 	return p + n;
 }
-#define EMIT(p, ...) bt_thunk_emit(p, (const uint8_t[]){ __VA_ARGS__ }, sizeof((uint8_t[]){ __VA_ARGS__ }))
+#define EMIT(p, ...)                                                                               \
+	bt_thunk_emit(p, (const uint8_t[]){ __VA_ARGS__ }, sizeof((uint8_t[]){ __VA_ARGS__ }))
 
 #define MOV_EAX_ESI 0x89, 0xf0
 #define MOV_RAX_RSI 0x48, 0x89, 0xf0
 #define MOV_EDX_ECX 0x89, 0xca
 /* OF = AL, which is 0 or 1; the other flags = AH. */
-#define LOAD_FLAGS 0x04, 0x7f, 0x9e /* add $0x7f, %al; sahf */
-#define SAVE_FLAGS 0x9f, 0x0f, 0x90, 0xc0 /* lahf; seto %al */
-#define RET 0xc3
+#define LOAD_FLAGS  0x04, 0x7f, 0x9e       /* add $0x7f, %al; sahf */
+#define SAVE_FLAGS  0x9f, 0x0f, 0x90, 0xc0 /* lahf; seto %al */
+#define RET         0xc3
 
 /* Writes the code of a thunk, at most 19 bytes. */
 static void
@@ -193,10 +194,10 @@ bt_thunk_write(uint8_t *p, const union bt_code *c)
 {
 	if (c->shape == BT_THUNK_PCMPSTR)
 		p = EMIT(p, MOV_RAX_RSI);
-	else if (c->shape == BT_THUNK_FLAGS_IN || c->shape == BT_THUNK_FLAGS_INOUT)
+	else if (c->shape == BT_THUNK_FLAGS_INOUT)
 		p = EMIT(p, MOV_EAX_ESI, LOAD_FLAGS);
 	p = bt_thunk_emit(p, c->bytes, c->len);
-	if (c->shape != BT_THUNK_PLAIN && c->shape != BT_THUNK_FLAGS_IN)
+	if (c->shape != BT_THUNK_PLAIN)
 		p = EMIT(p, SAVE_FLAGS);
 	if (c->shape == BT_THUNK_PCMPSTR)
 		p = EMIT(p, MOV_EDX_ECX);
@@ -312,16 +313,10 @@ bt_vec_put(struct bt_cpu *cpu, unsigned n, const void *buf)
 	((void (*)(const void *))bt_helper(cpu, BT_HELPER_PUT, n))(buf);
 }
 
-void
-bt_vec_get_mmx(struct bt_cpu *cpu, unsigned n, void *buf)
-{
-	((void (*)(void *))bt_helper(cpu, BT_HELPER_GET_MMX, n))(buf);
-}
-
 uint64_t
 bt_vec_get_mask(struct bt_cpu *cpu, unsigned n)
 {
-	return ((uint64_t (*)(void))bt_helper(cpu, BT_HELPER_GET_MASK, n))();
+	return ((uint64_t(*)(void))bt_helper(cpu, BT_HELPER_GET_MASK, n))();
 }
 
 void
@@ -362,11 +357,9 @@ bt_helpers_write(struct bt_thunks *t)
 		bt_helper_write_vector(t, t->rw + (BT_HELPER_PUT + n) * BT_HELPER_SIZE, n, true);
 	}
 	for (uint8_t n = 0; n < 8; n++) {
-		uint8_t *mmx = t->rw + (BT_HELPER_GET_MMX + n) * BT_HELPER_SIZE;
 		uint8_t *get = t->rw + (BT_HELPER_GET_MASK + n) * BT_HELPER_SIZE;
 		uint8_t *put = t->rw + (BT_HELPER_PUT_MASK + n) * BT_HELPER_SIZE;
 
-		EMIT(mmx, 0x0f, 0x7f, (uint8_t)(n << 3 | BT_THUNK_MEM), RET);
 		EMIT(get, 0xc4, 0xe1, kmov_p, 0x93, (uint8_t)(0xc0 | n), RET);
 		EMIT(put, 0xc4, 0xe1, kmov_p, 0x92, (uint8_t)(0xc7 | n << 3), RET);
 	}

@@ -2,14 +2,15 @@
  * x87 instructions (SDM 1, chapter 8; SDM 2, FLD and following).
  *
  * They run by thunks like vector instructions. The processor's own record of the last non-control
- * instruction would name the thunk, so it is kept here (struct bt_fpu) and put into every image the guest
- * sees. Environments are converted by hand: the host stores them in one of four formats only.
+ * instruction would name the thunk, so it is kept here (struct bt_fpu) and put into every image the
+ * guest sees. Environments are converted by hand: the host stores them in one of four formats only.
  */
 #include "engine/bt/vec_impl.h"
 
 /* --- Handlers --- */
 
-/* After an instruction that is not a control instruction. ModRM is in x, the opcode's low bits in y. */
+/* After an instruction that is not a control instruction. ModRM is in x, the opcode's low bits in
+ * y. */
 static inline void
 bt_x87_record(struct bt_cpu *cpu, const struct bt_op *op)
 {
@@ -175,10 +176,11 @@ bt_x87_env_size(const struct bt_op *op)
 	return op->osize == 2 ? 14 : 28;
 }
 
-/* Writes the guest's image of an environment: words or dwords, of which the upper halves are ones. */
+/* Writes the guest's image of an environment: words or dwords, of which the upper halves are ones.
+ */
 static void
-bt_x87_env_write(const struct bt_cpu *cpu, const struct bt_op *op, const struct bt_x87_env *env,
-    uint8_t *out)
+bt_x87_env_write(
+    const struct bt_cpu *cpu, const struct bt_op *op, const struct bt_x87_env *env, uint8_t *out)
 {
 	const struct bt_fpu *fpu = cpu->fpu;
 	bool wide = op->osize != 2, real = bt_x87_is_real(cpu);
@@ -210,8 +212,8 @@ bt_x87_env_write(const struct bt_cpu *cpu, const struct bt_op *op, const struct 
 }
 
 static void
-bt_x87_env_read(struct bt_cpu *cpu, const struct bt_op *op, const uint8_t *in,
-    struct bt_x87_env *env)
+bt_x87_env_read(
+    struct bt_cpu *cpu, const struct bt_op *op, const uint8_t *in, struct bt_x87_env *env)
 {
 	struct bt_fpu *fpu = cpu->fpu;
 	bool wide = op->osize != 2, real = bt_x87_is_real(cpu);
@@ -321,17 +323,25 @@ BT_X87_HANDLER(bt_x87_frstor)
 
 /* --- Lowering --- */
 
-#define LD(size) (size)
-#define ST(size) ((size) | BT_X87_IS_STORE)
+#define LD(size)        (size)
+#define ST(size)        ((size) | BT_X87_IS_STORE)
 #define BT_X87_IS_STORE 0x80
 /* Control instructions, told apart from what else has their size. */
-enum { BT_X87_UD = 0, BT_X87_FLDCW = 32, BT_X87_FNSTCW, BT_X87_FLDENV, BT_X87_FNSTENV, BT_X87_FRSTOR,
-	BT_X87_FNSAVE };
+enum {
+	BT_X87_UD = 0,
+	BT_X87_FLDCW = 32,
+	BT_X87_FNSTCW,
+	BT_X87_FLDENV,
+	BT_X87_FNSTENV,
+	BT_X87_FRSTOR,
+	BT_X87_FNSAVE
+};
 
 /* Memory operands by the opcode's low bits and ModRM.reg (SDM 2, tables ). */
 static const uint8_t bt_x87_memory[8][8] = {
 	{ LD(4), LD(4), LD(4), LD(4), LD(4), LD(4), LD(4), LD(4) },
-	{ LD(4), BT_X87_UD, ST(4), ST(4), BT_X87_FLDENV, BT_X87_FLDCW, BT_X87_FNSTENV, BT_X87_FNSTCW },
+	{ LD(4), BT_X87_UD, ST(4), ST(4), BT_X87_FLDENV, BT_X87_FLDCW, BT_X87_FNSTENV,
+	    BT_X87_FNSTCW },
 	{ LD(4), LD(4), LD(4), LD(4), LD(4), LD(4), LD(4), LD(4) },
 	{ LD(4), ST(4), ST(4), ST(4), BT_X87_UD, LD(10), BT_X87_UD, ST(10) },
 	{ LD(8), LD(8), LD(8), LD(8), LD(8), LD(8), LD(8), LD(8) },
@@ -375,9 +385,9 @@ bt_x87_lower_mem(struct bt_cpu *cpu, const struct bt_insn *in, struct bt_op *op)
 		if (what & BT_X87_IS_STORE)
 			handler = BT_VH_X87_STORE;
 	}
-	op->rm = handler == BT_VH_X87_CONTROL_LOAD || handler == BT_VH_X87_CONTROL_STORE ?
-	    2 :
-	    what & ~BT_X87_IS_STORE;
+	op->rm = handler == BT_VH_X87_CONTROL_LOAD || handler == BT_VH_X87_CONTROL_STORE
+		     ? 2
+		     : what & ~BT_X87_IS_STORE;
 	bt_x87_bind(cpu, in, op, modrm, BT_THUNK_PLAIN, handler);
 }
 
@@ -395,7 +405,7 @@ bt_x87_lower_reg(struct bt_cpu *cpu, const struct bt_insn *in, struct bt_op *op)
 	} else if (opcode == 0xdf && in->modrm == 0xe0) {
 		handler = BT_VH_X87_FNSTSW_AX;
 	} else if (((opcode == 0xda || opcode == 0xdb) && group < 4) ||
-	    ((opcode == 0xdb || opcode == 0xdf) && (group == 5 || group == 6))) {
+		   ((opcode == 0xdb || opcode == 0xdf) && (group == 5 || group == 6))) {
 		/* FCMOV; FCOMI, FUCOMI and those that pop */
 		shape = BT_THUNK_FLAGS_INOUT;
 		handler = BT_VH_X87_FLAGS;

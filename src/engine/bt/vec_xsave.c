@@ -1,14 +1,22 @@
 /*
- * FXSAVE, FXRSTOR, the XSAVE family and MXCSR (SDM 1, chapter 13 and 10.5; SDM 2, XSAVE and following).
+ * FXSAVE, FXRSTOR, the XSAVE family and MXCSR (SDM 1, chapter 13 and 10.5; SDM 2, XSAVE and
+ * following).
  *
- * All work on the parked state: saving copies from the image to the guest, restoring copies into it, and
- * the next vector instruction loads it. Components in their initial state are never read from the image.
+ * All work on the parked state: saving copies from the image to the guest, restoring copies into
+ * it, and the next vector instruction loads it. Components in their initial state are never read
+ * from the image.
  */
 #include "engine/bt/vec_impl.h"
 
 /* What an op's x holds. */
-#define BT_XSAVE_W BIT(0) /* REX.W: 64-bit pointers */
+#define BT_XSAVE_W    BIT(0) /* REX.W: 64-bit pointers */
 #define BT_XSAVE_LONG BIT(1) /* 64-bit mode: all 16 or 32 registers */
+
+#define BT_FCW_VALID 0x1f3fu
+#define BT_FCW_ONE   BIT(6) /* reads as 1 */
+#define BT_FSW_FLAGS 0x3fu
+#define BT_FSW_ES    BIT(7)
+#define BT_FSW_B     BIT(15)
 
 enum bt_xsave_form {
 	BT_XSAVE_PLAIN,
@@ -42,8 +50,8 @@ bt_vec_copy_in(struct bt_cpu *cpu, const struct bt_op *op, uint64_t ea, void *ds
 }
 
 void
-bt_vec_copy_out(struct bt_cpu *cpu, const struct bt_op *op, uint64_t ea, const void *src,
-    uint32_t size)
+bt_vec_copy_out(
+    struct bt_cpu *cpu, const struct bt_op *op, uint64_t ea, const void *src, uint32_t size)
 {
 	const uint8_t *p = src;
 
@@ -183,8 +191,8 @@ bt_xsave_add(struct bt_xsave_plan *plan, uint32_t to, const uint8_t *from, uint3
 
 /* Writes all parts or, when one of them faults, none. */
 static void
-bt_xsave_write(struct bt_cpu *cpu, const struct bt_op *op, uint64_t ea,
-    const struct bt_xsave_plan *plan)
+bt_xsave_write(
+    struct bt_cpu *cpu, const struct bt_op *op, uint64_t ea, const struct bt_xsave_plan *plan)
 {
 	for (unsigned i = 0; i < plan->count; i++)
 		bt_probe(cpu, op->seg, bt_ea_add(op, ea, plan->part[i].to), (int)plan->part[i].size,
@@ -214,13 +222,13 @@ bt_xsave_fxsave_run(struct bt_cpu *cpu, const struct bt_op *op)
 	bt_fpu_normalize(fpu, fpu->image, X86_XCR0_X87 | X86_XCR0_SSE);
 	bt_xsave_legacy(fpu, op);
 	plan.count = 0;
-	bt_xsave_add(&plan, 0, fpu->area,
-	    bt_fxsave_fast(cpu, op) ? BT_XSAVE_XMM : bt_xsave_xmm_end(op));
+	bt_xsave_add(
+	    &plan, 0, fpu->area, bt_fxsave_fast(cpu, op) ? BT_XSAVE_XMM : bt_xsave_xmm_end(op));
 	bt_xsave_write(cpu, op, ea, &plan);
 }
 
-/* The parts of the legacy region that saving components saved writes. MXCSR goes with SSE and, where the
- * format is the standard one, with AVX. */
+/* The parts of the legacy region that saving components saved writes. MXCSR goes with SSE and,
+ * where the format is the standard one, with AVX. */
 static void
 bt_xsave_plan_legacy(struct bt_xsave_plan *plan, const struct bt_fpu *fpu, const struct bt_op *op,
     uint64_t saved, bool mxcsr)
@@ -230,8 +238,8 @@ bt_xsave_plan_legacy(struct bt_xsave_plan *plan, const struct bt_fpu *fpu, const
 	if (mxcsr)
 		bt_xsave_add(plan, BT_XSAVE_MXCSR, fpu->area + BT_XSAVE_MXCSR, 8);
 	if (saved & X86_XCR0_X87)
-		bt_xsave_add(plan, BT_XSAVE_ST, fpu->area + BT_XSAVE_ST,
-		    BT_XSAVE_XMM - BT_XSAVE_ST);
+		bt_xsave_add(
+		    plan, BT_XSAVE_ST, fpu->area + BT_XSAVE_ST, BT_XSAVE_XMM - BT_XSAVE_ST);
 	if (saved & X86_XCR0_SSE)
 		bt_xsave_add(plan, BT_XSAVE_XMM, fpu->area + BT_XSAVE_XMM,
 		    bt_xsave_xmm_end(op) - BT_XSAVE_XMM);
@@ -245,8 +253,7 @@ bt_xsave_compact_offset(const struct bt_fpu *fpu, int i, uint32_t end)
 }
 
 static inline __attribute__((always_inline)) void
-bt_xsave_save(struct bt_cpu *cpu, const struct bt_op *op, uint64_t enabled,
-    enum bt_xsave_form form)
+bt_xsave_save(struct bt_cpu *cpu, const struct bt_op *op, uint64_t enabled, enum bt_xsave_form form)
 {
 	struct bt_fpu *fpu = cpu->fpu;
 	uint64_t ea = bt_ea(cpu, op), rfbm = bt_xsave_request(cpu, enabled), inuse, saved, bv;
@@ -254,10 +261,11 @@ bt_xsave_save(struct bt_cpu *cpu, const struct bt_op *op, uint64_t enabled,
 	struct bt_xsave_plan plan;
 
 	bt_xsave_check(cpu, op, ea);
-	/* In the standard format the header is read, too. */
-	bv = form == BT_XSAVE_COMPACT ?
-	    0 :
-	    bt_load(cpu, op->seg, bt_ea_add(op, ea, BT_XSAVE_BV), 8);
+	/* The legacy region and the header have to be writable, however little is written; in the
+	 * standard format the header is read, too. */
+	bt_probe(cpu, op->seg, ea, BT_XSAVE_EXTENDED, BT_WRITE_ONLY);
+	bv =
+	    form == BT_XSAVE_COMPACT ? 0 : bt_load(cpu, op->seg, bt_ea_add(op, ea, BT_XSAVE_BV), 8);
 	inuse = bt_fpu_inuse(cpu); /* parks */
 	if (form != BT_XSAVE_COMPACT)
 		inuse &= bt_get64(fpu->image + BT_XSAVE_BV); /* MXCSR alone does not count */
@@ -268,8 +276,8 @@ bt_xsave_save(struct bt_cpu *cpu, const struct bt_op *op, uint64_t enabled,
 
 	plan.count = 0;
 	bt_xsave_plan_legacy(&plan, fpu, op, saved,
-	    (form == BT_XSAVE_COMPACT ? saved & X86_XCR0_SSE :
-					rfbm & (X86_XCR0_SSE | X86_XCR0_AVX)) != 0);
+	    (form == BT_XSAVE_COMPACT ? saved & X86_XCR0_SSE
+				      : rfbm & (X86_XCR0_SSE | X86_XCR0_AVX)) != 0);
 	for (int i = 2; i < BT_XCOMPS; i++) {
 		if (!(rfbm & BIT64(i)))
 			continue;
@@ -284,7 +292,8 @@ bt_xsave_save(struct bt_cpu *cpu, const struct bt_op *op, uint64_t enabled,
 	}
 	bt_put(fpu->area + BT_XSAVE_BV, 8, (bv & ~rfbm) | (inuse & rfbm));
 	bt_put(fpu->area + BT_XSAVE_XCOMP_BV, 8, rfbm | BT_XCOMP_BV_COMPACT);
-	bt_xsave_add(&plan, BT_XSAVE_BV, fpu->area + BT_XSAVE_BV, form == BT_XSAVE_COMPACT ? 16 : 8);
+	bt_xsave_add(
+	    &plan, BT_XSAVE_BV, fpu->area + BT_XSAVE_BV, form == BT_XSAVE_COMPACT ? 16 : 8);
 	bt_xsave_write(cpu, op, ea, &plan);
 }
 
@@ -305,9 +314,25 @@ bt_xsave_mark(struct bt_fpu *fpu, uint64_t components, bool inuse)
 	bt_put(fpu->image + BT_XSAVE_BV, 8, inuse ? bv | components : bv & ~components);
 }
 
+/* ES and B of the status word say whether an unmasked exception is flagged, whatever was loaded;
+ * the control word's reserved bits do not change (SDM 1, 8.1.3 and 8.1.5). */
+static void
+bt_xsave_fix_x87(uint8_t *area)
+{
+	unsigned fcw = (bt_get16(area + BT_XSAVE_FCW) & BT_FCW_VALID) | BT_FCW_ONE;
+	unsigned fsw = bt_get16(area + BT_XSAVE_FSW) & ~(BT_FSW_ES | BT_FSW_B);
+
+	if (fsw & ~fcw & BT_FSW_FLAGS)
+		fsw |= BT_FSW_ES | BT_FSW_B;
+	bt_put(area + BT_XSAVE_FCW, 2, fcw);
+	bt_put(area + BT_XSAVE_FSW, 2, fsw);
+	area[BT_XSAVE_FTW + 1] = 0;
+}
+
 static void
 bt_xsave_take_x87(struct bt_fpu *fpu, const struct bt_op *op)
 {
+	bt_xsave_fix_x87(fpu->area);
 	bt_xsave_take(fpu, 0, BT_XSAVE_MXCSR);
 	bt_xsave_take(fpu, BT_XSAVE_ST, BT_XSAVE_XMM);
 	bt_xsave_mark(fpu, X86_XCR0_X87, true);
@@ -355,8 +380,8 @@ bt_xsave_fxrstor_run(struct bt_cpu *cpu, const struct bt_op *op)
 /* What XRSTOR was given, once the header has been checked. */
 struct bt_xrstor {
 	uint64_t ea;
-	uint64_t rfbm; /* components to be changed */
-	uint64_t bv; /* those of them that are in the area; others become initial */
+	uint64_t rfbm;   /* components to be changed */
+	uint64_t bv;     /* those of them that are in the area; others become initial */
 	uint64_t layout; /* XCOMP_BV */
 	bool compact;
 };
@@ -381,15 +406,15 @@ bt_xrstor_begin(struct bt_cpu *cpu, const struct bt_op *op, uint64_t enabled, bo
 	x->rfbm = bt_xsave_request(cpu, enabled);
 	x->bv = bv & x->rfbm;
 
-	/* SDM 1, 13.8.1 and 13.8.2: in the standard format bytes 8 to 23 of the header are 0, in the
-	 * compacted one bytes 16 to 63. */
+	/* SDM 1, 13.8.1 and 13.8.2: in the standard format bytes 8 to 23 of the header are 0, in
+	 * the compacted one bytes 16 to 63. */
 	for (int i = BT_XSAVE_BV + 16; i < BT_XSAVE_BV + (x->compact ? 64 : 24); i += 8)
 		reserved |= bt_get64(fpu->area + i);
 	if (reserved != 0 || (bv & ~enabled) != 0)
 		bt_raise_error(cpu, X86_GP, 0);
 	if (x->compact ? (x->layout & ~enabled) != 0 || (bv & ~x->layout) != 0 ||
-		    !(fpu->xsave_features & (BT_XSAVE_HAS_C | BT_XSAVE_HAS_S)) :
-			 x->layout != 0 || need_compact)
+			     !(fpu->xsave_features & (BT_XSAVE_HAS_C | BT_XSAVE_HAS_S))
+		       : x->layout != 0 || need_compact)
 		bt_raise_error(cpu, X86_GP, 0);
 	mxcsr = x->compact ? x->bv & X86_XCR0_SSE : x->rfbm & (X86_XCR0_SSE | X86_XCR0_AVX);
 	if (mxcsr && !bt_xsave_mxcsr_valid(fpu))
@@ -445,7 +470,8 @@ bt_xrstor_component(struct bt_cpu *cpu, const struct bt_op *op, const struct bt_
 		return;
 	if (x->bv & BIT64(i)) {
 		bt_fpu_normalize(fpu, fpu->image, BIT64(i));
-		bt_vec_copy_in(cpu, op, bt_ea_add(op, x->ea, bt_xrstor_offset(fpu, x, i)), to, size);
+		bt_vec_copy_in(
+		    cpu, op, bt_ea_add(op, x->ea, bt_xrstor_offset(fpu, x, i)), to, size);
 		bt_xsave_mark(fpu, BIT64(i), true);
 	} else if (size == fpu->comp[i].size) {
 		bt_xsave_mark(fpu, BIT64(i), false);
@@ -463,8 +489,7 @@ bt_xrstor_restore(struct bt_cpu *cpu, const struct bt_op *op, uint64_t enabled, 
 	bt_xrstor_begin(cpu, op, enabled, need_compact, &x);
 	for (int i = 2; i < BT_XCOMPS; i++) {
 		if (x.bv & BIT64(i))
-			bt_probe(cpu, op->seg,
-			    bt_ea_add(op, x.ea, bt_xrstor_offset(fpu, &x, i)),
+			bt_probe(cpu, op->seg, bt_ea_add(op, x.ea, bt_xrstor_offset(fpu, &x, i)),
 			    (int)fpu->comp[i].size, BT_READ);
 	}
 	bt_fpu_park(cpu);
@@ -586,8 +611,14 @@ bt_xsave_lower(struct bt_cpu *cpu, const struct bt_insn *in, struct bt_op *op)
 	if (in->mode == 8)
 		op->x = BT_XSAVE_LONG | (in->w ? BT_XSAVE_W : 0);
 	switch (in->id) {
-	case BT_ID_FXSAVE: op->fn = bt_xsave_fxsave; has = true; break;
-	case BT_ID_FXRSTOR: op->fn = bt_xsave_fxrstor; has = true; break;
+	case BT_ID_FXSAVE:
+		op->fn = bt_xsave_fxsave;
+		has = true;
+		break;
+	case BT_ID_FXRSTOR:
+		op->fn = bt_xsave_fxrstor;
+		has = true;
+		break;
 	case BT_ID_XSAVE: op->fn = bt_xsave_xsave; break;
 	case BT_ID_XRSTOR: op->fn = bt_xsave_xrstor; break;
 	case BT_ID_XSAVEOPT:
