@@ -1,6 +1,6 @@
 /*
  * Runs one instruction twice, on this host's processor and on the software CPU, with the same
- *registers and memory, and compares everything: registers, flags, vector state, memory, exception.
+ * registers and memory, and compares everything: registers, flags, vector state, memory, exception.
  *
  *	struct pair *p = pair_create();
  *	pair_randomize(p);
@@ -9,8 +9,8 @@
  *%xmm0
  *
  * Memory is at PAIR_DATA in both worlds: a hole, two pages that may be written, one that may only
- *be read, a hole. In the guest the pages are not neighbours, so accesses that cross them bounce.
- *RSP and R15 are the harness's; an instruction may not use them.
+ * be read, a hole. In the guest the pages are not neighbours, so accesses that cross them bounce.
+ * RSP and R15 are the harness's; an instruction may not use them.
  */
 #ifndef VEC_PAIR_H
 #define VEC_PAIR_H
