@@ -1,8 +1,9 @@
 /*
- * Host bridges: what stands for the chipset at 0:0. Systems look for one to know that there is a PCI
- * bus; it does nothing.
+ * Host bridges: what stands for the chipset at 0:0. Systems look for one to know that there is a
+ * PCI bus; it does nothing.
  *
- * Its PCI Express capability tells systems that ask (FreeBSD) that messages can be used for interrupts.
+ * Its PCI Express capability tells systems that ask (FreeBSD) that messages can be used for
+ * interrupts.
  */
 #include "pci/pci_models.h"
 

@@ -1,7 +1,7 @@
 /*
- * PCI-ISA bridge. The chips behind it have fixed ports and exist without it; it tells the guest that they
- * are there, and has the registers of the PIRQ router where Intel's ICH has them (82801 data sheets, LPC
- * bridge, PIRQA_ROUT to PIRQH_ROUT).
+ * PCI-ISA bridge. The chips behind it have fixed ports and exist without it; it tells the guest
+ * that they are there, and has the registers of the PIRQ router where Intel's ICH has them (82801
+ * data sheets, LPC bridge, PIRQA_ROUT to PIRQH_ROUT).
  */
 #include "pci/pci_models.h"
 

@@ -1,8 +1,8 @@
 /*
  * Base address registers (PCI 3.0, 6.2.5): what is decoded where.
  *
- * The guest may put a BAR anywhere, over RAM, chips and other BARs too. What is in the way stays: the BAR
- * is "blocked" and answers nowhere until the guest moves it, or what is in its way.
+ * The guest may put a BAR anywhere, over RAM, chips and other BARs too. What is in the way stays:
+ * the BAR is "blocked" and answers nowhere until the guest moves it, or what is in its way.
  */
 #include "pci/pci_private.h"
 
@@ -87,8 +87,8 @@ static void
 pci_doorbell_map(struct pci_bar *bar, const struct pci_doorbell *d)
 {
 	/* When there are too many, writes come to bar_write(). */
-	(void)vm_doorbell_add(bar->dev->pci->vm, bar->range.space, bar->range.base + d->off, d->size,
-	    d->notify, d->ctx);
+	(void)vm_doorbell_add(bar->dev->pci->vm, bar->range.space, bar->range.base + d->off,
+	    d->size, d->notify, d->ctx);
 }
 
 static void
@@ -347,11 +347,12 @@ static void
 pci_bar_set(struct pci_bar *bar, uint64_t base)
 {
 	struct pci_dev *dev = bar->dev;
+	uint32_t low = pci_cfg_get(dev, PCI_BAR(bar->idx), 4);
 	uint32_t command = pci_cfg_get(dev, PCI_COMMAND, 2);
 
 	command |= bar->type == PCI_BAR_IO ? PCI_COMMAND_IO : PCI_COMMAND_MEM;
 	pci_cfg_set(dev, PCI_COMMAND, 2, command);
-	pci_cfg_set(dev, PCI_BAR(bar->idx), 4, pci_cfg_get(dev, PCI_BAR(bar->idx), 4) | (uint32_t)base);
+	pci_cfg_set(dev, PCI_BAR(bar->idx), 4, low | (uint32_t)base);
 	if (bar->type == PCI_BAR_MEM64)
 		pci_cfg_set(dev, PCI_BAR(bar->idx + 1), 4, (uint32_t)(base >> 32));
 }

@@ -1,9 +1,9 @@
 /*
  * Configuration space of a function (PCI 3.0, chapter 6; PCI Express capability: PCIe 3.0, 7.8).
  *
- * It is an array of bytes and one that says which bits the guest can write. After each write everything
- * that hangs on it is made to agree (pci_cfg_apply()): writes are rare, and one path cannot forget a
- * case.
+ * It is an array of bytes and one that says which bits the guest can write. After each write
+ * everything that hangs on it is made to agree (pci_cfg_apply()): writes are rare, and one path
+ * cannot forget a case.
  */
 #include "pci/pci_private.h"
 
@@ -107,49 +107,60 @@ pci_id_host(const char *host, const char *file, uint64_t *out)
 	return 0;
 }
 
+/* The variable of a register below node, or the host's own if it says so: -ENOENT when there is
+ * none. */
+static int
+pci_id_variable(const struct config *node, const char *path, const char *host, const char *file,
+    uint64_t max, uint64_t *out)
+{
+	const char *above = config_path(node), *text = config_get(node, path);
+	char who[128];
+	int err;
+
+	if (text == NULL)
+		return -ENOENT;
+	snprintf(who, sizeof(who), "%s%s%s", above, above[0] != '\0' ? "." : "", path);
+	if (strcmp(text, "host") == 0) {
+		err = pci_id_host(host, file, out);
+		if (err == 0)
+			return 0;
+		log_error(who, "'host': cannot read it from the host's device %s: %s", host,
+		    strerror(-err));
+		return -EINVAL;
+	}
+	if (config_get_uint(node, path, out) == 0 && *out <= max)
+		return 0;
+	log_error(who, "'%.32s': expected 0 to 0x%x, or host", text, (unsigned)max);
+	return -EINVAL;
+}
+
 int
 pci_id_config(struct pci_id *id, const struct config *node, const char *prefix, const char *host)
 {
-	uint64_t revision = id->revision;
-	struct {
+	uint16_t revision = id->revision;
+	const struct {
 		const char *name, *file; /* of the variable, of sysfs */
 		uint16_t max;
 		uint16_t *field;
-	} const reg[] = {
-		{ "vendor", "vendor", 0xffff, &id->vendor },
-		{ "device", "device", 0xffff, &id->device },
-		{ "revid", "revision", 0xff, NULL },
-		{ "subvendor", "subsystem_vendor", 0xffff, &id->subvendor },
-		{ "subdevice", "subsystem_device", 0xffff, &id->subdevice },
+	} reg[] = {
+		{ "vendor", "vendor", UINT16_MAX, &id->vendor },
+		{ "device", "device", UINT16_MAX, &id->device },
+		{ "revid", "revision", UINT8_MAX, &revision },
+		{ "subvendor", "subsystem_vendor", UINT16_MAX, &id->subvendor },
+		{ "subdevice", "subsystem_device", UINT16_MAX, &id->subdevice },
 	};
 
 	for (size_t i = 0; node != NULL && i < ARRAY_SIZE(reg); i++) {
-		const char *above = config_path(node);
-		char path[64], who[128];
-		const char *text;
+		char path[64];
 		uint64_t val;
+		int err;
 
 		snprintf(path, sizeof(path), "%s.%s", prefix, reg[i].name);
-		text = config_get(node, path);
-		if (text == NULL)
-			continue;
-		snprintf(who, sizeof(who), "%s%s%s", above, above[0] != '\0' ? "." : "", path);
-		if (strcmp(text, "host") == 0) {
-			int err = pci_id_host(host, reg[i].file, &val);
-
-			if (err != 0) {
-				log_error(who, "'host': cannot read it from the host's device %s: %s",
-				    host, strerror(-err));
-				return -EINVAL;
-			}
-		} else if (config_get_uint(node, path, &val) != 0 || val > reg[i].max) {
-			log_error(who, "'%.32s': expected 0 to 0x%x, or host", text, reg[i].max);
-			return -EINVAL;
-		}
-		if (reg[i].field != NULL)
+		err = pci_id_variable(node, path, host, reg[i].file, reg[i].max, &val);
+		if (err == 0)
 			*reg[i].field = (uint16_t)val;
-		else
-			revision = val;
+		else if (err != -ENOENT)
+			return err;
 	}
 	id->revision = (uint8_t)revision;
 	return 0;
@@ -181,7 +192,8 @@ pci_express_add(struct pci_dev *dev)
 
 	if (dev->ops->reset != NULL)
 		devcap |= PCI_EXPRESS_DEVCAP_FLR;
-	pci_cfg_set(dev, at + PCI_EXPRESS_CAP, 2, PCI_EXPRESS_CAP_VERSION | PCI_EXPRESS_CAP_ENDPOINT);
+	pci_cfg_set(dev, at + PCI_EXPRESS_CAP, 2,
+	    PCI_EXPRESS_CAP_VERSION | PCI_EXPRESS_CAP_ENDPOINT);
 	pci_cfg_set(dev, at + PCI_EXPRESS_DEVCAP, 4, devcap);
 	pci_cfg_set(dev, at + PCI_EXPRESS_DEVCTL, 2, PCI_EXPRESS_DEVCTL_DEFAULT);
 	pci_cfg_writable(dev, at + PCI_EXPRESS_DEVCTL, 2, PCI_EXPRESS_DEVCTL_WRITABLE);

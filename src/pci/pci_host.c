@@ -62,7 +62,8 @@ pci_ports_find(const struct pci *pci, uint32_t address)
 	return pci_address_find(pci, PCI_ADDRESS_BUS(address), PCI_ADDRESS_DEVFN(address));
 }
 
-/* CONFIG_ADDRESS is a double word; whatever is smaller goes to other registers at the same ports. */
+/* CONFIG_ADDRESS is a double word; whatever is smaller goes to other registers at the same
+ * ports. */
 static uint64_t
 pci_ports_other_read(const struct pci *pci, uint64_t off, int size)
 {

@@ -1,6 +1,6 @@
 /*
- * The PCI bus of a machine: configuration access, the devices of the command line, and what firmware
- * does to and tells about them.
+ * The PCI bus of a machine: configuration access, the devices of the command line, and what
+ * firmware does to and tells about them.
  *
  *	0x0cf8 - 0x0cff           configuration mechanism #1 (PCI 3.0, 3.2.2.3.2)
  *	0x2000 - 0xffff           I/O BARs
@@ -8,8 +8,8 @@
  *	0xe0000000 - 0xefffffff   configuration space of 256 buses (ECAM, PCIe 3.0, 7.2.2)
  *	above RAM                 64-bit memory BARs that are large
  *
- * There is one bus, number 0. Device s's pin p (0 is INTA) is wired to PIRQ (s + p) % 8, which goes to
- * line 16 + PIRQ (the IOAPIC's) and, as the router's registers say, to a line of the 8259s.
+ * There is one bus, number 0. Device s's pin p (0 is INTA) is wired to PIRQ (s + p) % 8, which goes
+ * to line 16 + PIRQ (the IOAPIC's) and, as the router's registers say, to a line of the 8259s.
  */
 #ifndef PCI_PCI_HOST_H
 #define PCI_PCI_HOST_H
@@ -26,18 +26,18 @@ struct pci;
 
 struct pci_params {
 	int phys_bits; /* of the processor's physical addresses */
-	/* Ports 0xcf8 to 0xcfb, accessed not as a double word: not the configuration mechanism's, but the
-	 * reset control register's is among them. Any thread; both may be NULL. */
+	/* Ports 0xcf8 to 0xcfb, accessed not as a double word: not the configuration mechanism's,
+	 * but the reset control register's is among them. Any thread; both may be NULL. */
 	uint8_t (*port_read)(void *ctx, uint16_t port);
 	void (*port_write)(void *ctx, uint16_t port, uint8_t val);
 	void *ctx;
 };
 
 /*
- * Makes the bus and the devices that the configuration of vm names below "pci.0"; when it names none, a
- * host bridge in slot 0 and an ISA bridge in slot 31. Then does what firmware does at power-on: places
- * BARs, lets them be decoded, routes interrupts. Main thread, after all chips with fixed ports. 0, or
- * -errno after one line to the user, with nothing left behind.
+ * Makes the bus and the devices that the configuration of vm names below "pci.0"; when it names
+ * none, a host bridge in slot 0 and an ISA bridge in slot 31. Then does what firmware does at
+ * power-on: places BARs, lets them be decoded, routes interrupts. Main thread, after all chips with
+ * fixed ports. 0, or -errno after one line to the user, with nothing left behind.
  */
 int pci_create(struct vm *vm, const struct pci_params *params, struct pci **out);
 /* Main thread, vCPUs and loop ended, before the interrupt controllers. NULL is fine. */

@@ -1,8 +1,9 @@
 /*
- * Interrupt pins (PCI 3.0, 2.2.6) and the PIRQ router (Intel 82801 data sheets, LPC bridge, PIRQx_ROUT).
+ * Interrupt pins (PCI 3.0, 2.2.6) and the PIRQ router (Intel 82801 data sheets, LPC bridge,
+ * PIRQx_ROUT).
  *
- * A PIRQ's line of the IOAPIC is asserted while a function asserts the PIRQ; so is its line of the 8259s
- * while it is routed there.
+ * A PIRQ's line of the IOAPIC is asserted while a function asserts the PIRQ; so is its line of the
+ * 8259s while it is routed there.
  */
 #include "pci/pci_private.h"
 
@@ -12,7 +13,8 @@
 #define PCI_PIRQ_OFF BIT(7) /* not routed to the 8259s */
 #define PCI_PIRQ_IRQ(reg) ((reg) & 0xfu)
 #define PCI_PIRQ_WRITABLE (PCI_PIRQ_OFF | 0xfu)
-/* IRQs that can be asked for: not the timer's, the keyboard's, the cascade's, the RTC's, the FPU's */
+/* IRQs that can be asked for: not the timer's, the keyboard's, the cascade's, the RTC's, the
+ * FPU's */
 #define PCI_PIRQ_IRQS 0xdef8u
 
 /* Edge/level control of the 8259s (82801, ELCR1 and ELCR2) */

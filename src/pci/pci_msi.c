@@ -1,6 +1,6 @@
 /*
- * Message signalled interrupts (PCI 3.0, 6.8.1): the capability with 64-bit addresses and per-vector
- * masking.
+ * Message signalled interrupts (PCI 3.0, 6.8.1): the capability with 64-bit addresses and
+ * per-vector masking.
  */
 #include "pci/pci_private.h"
 

@@ -152,8 +152,8 @@ pci_msix_send(struct pci_dev *dev, int vector)
 
 /* --- The BAR --- */
 
-/* The bytes of the table or the pending bits at off, NULL when nothing is there. Both end at a multiple
- * of eight bytes, so an aligned access lies in one of them or in none. */
+/* The bytes of the table or the pending bits at off, NULL when nothing is there. Both end at a
+ * multiple of eight bytes, so an aligned access lies in one of them or in none. */
 static uint8_t *
 pci_msix_bytes(const struct pci_msix *msix, uint64_t off)
 {
