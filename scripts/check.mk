@@ -33,14 +33,21 @@ $O/bin/%: tests/fuzz/%.c $(LIB)
 	$Q$(CC) $(ALL_CFLAGS) -fsanitize=fuzzer -o $@ $< $(LIB) $(LIBS)
 endif
 
-# Small guests of our own, assembled from tests/guests/*.S.
+# Small guests of our own: each of tests/guests/*.S, linked with what they share in tests/guests/lib.
+# Assembled as 64-bit code, which has relocations for every mode; multiboot wants a 32-bit file.
 GUESTS := $(patsubst tests/guests/%.S,$O/tests/guests/%.elf,$(sort $(wildcard tests/guests/*.S)))
+GUEST_LIB := $(patsubst %.S,$O/%.o,$(sort $(wildcard tests/guests/lib/*.S)))
+GUEST_HEADERS := $(wildcard tests/guests/*.h tests/guests/lib/*.h)
 guests: $(GUESTS)
-$O/tests/guests/%.elf: tests/guests/%.S $(wildcard tests/guests/*.h tests/guests/*.ld)
-	$(call say,GUEST,$@)
+$O/tests/guests/%.o: tests/guests/%.S $(GUEST_HEADERS)
+	$(call say,AS,$@)
 	$Qmkdir -p $(@D)
-	$Q$(CC) -m32 -Wa,--32 -nostdlib -static -no-pie -Wl,--build-id=none -Wl,-z,noexecstack \
-		-Wl,-T,tests/guests/guest.ld -Itests/guests -o $@ $<
+	$Qgcc -Wa,--fatal-warnings -Itests/guests -c -o $@ $<
+$O/tests/guests/%.elf: $O/tests/guests/%.o $(GUEST_LIB) tests/guests/guest.ld
+	$(call say,GUEST,$@)
+	$Qld -z max-page-size=4096 --no-warn-rwx-segments -T tests/guests/guest.ld -o $@.64 $(filter %.o,$^)
+	$Qobjcopy -O elf32-i386 $@.64 $@
+.PRECIOUS: $O/tests/guests/%.o
 
 .PHONY: check check-asan deps-check fuzzers guests
 
