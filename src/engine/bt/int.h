@@ -10,6 +10,9 @@
 
 #include "engine/bt/mem.h"
 
+/* An operand in memory of any alignment, as bt_u16 to bt_u64. */
+typedef uint8_t bt_u8;
+
 /* X(bytes, bits, suffix, type, register constraint) for the four operand sizes. */
 #define BT_SIZES(X)                                                                                \
 	X(1, 8, "b", uint8_t, "q")                                                                 \

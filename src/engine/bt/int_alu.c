@@ -39,7 +39,7 @@
 	static inline __attribute__((always_inline)) void bt_alu_##name##_m##lname##_##bits(       \
 	    struct bt_cpu *cpu, void *p, uint64_t src)                                             \
 	{                                                                                          \
-		type *m = p;                                                                       \
+		bt_u##bits *m = p;                                                                 \
 		uint32_t fl;                                                                       \
                                                                                                    \
 		__asm__ volatile(pre lock insn sfx " %[s], %[m]" BT_ASM_FLAGS                      \
@@ -201,7 +201,7 @@ static bt_fn *const bt_test_table[4][BT_CMP_FORMS] = BT_CMP_TABLE(test);
 	static inline __attribute__((always_inline)) void bt_alu_##name##_m##lname##_##bits(       \
 	    struct bt_cpu *cpu, void *p, uint64_t src)                                             \
 	{                                                                                          \
-		type *m = p;                                                                       \
+		bt_u##bits *m = p;                                                                 \
 		uint32_t fl;                                                                       \
                                                                                                    \
 		__asm__ volatile(pre lock insn sfx " %[m]" BT_ASM_FLAGS                            \
@@ -225,7 +225,7 @@ BT_SIZES(BT_NEG)
 	static inline __attribute__((always_inline)) void bt_alu_not_m_##bits(struct bt_cpu *cpu,  \
 	    void *p, uint64_t src)                                                                 \
 	{                                                                                          \
-		type *m = p;                                                                       \
+		bt_u##bits *m = p;                                                                 \
                                                                                                    \
 		__asm__ volatile("lock not" sfx " %0" : "+m"(*m) : : "memory");                    \
 	}                                                                                          \

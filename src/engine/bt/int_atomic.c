@@ -10,14 +10,21 @@
 	static inline __attribute__((always_inline)) void bt_atomic_xchg_##bits(                   \
 	    struct bt_cpu *cpu, void *p, uint64_t src)                                             \
 	{                                                                                          \
-		bt_set_##bits(cpu, cpu->op->reg,                                                   \
-		    __atomic_exchange_n((type *)p, (type)src, __ATOMIC_SEQ_CST));                  \
+		bt_u##bits *m = p;                                                                 \
+		type s = (type)src;                                                                \
+                                                                                                   \
+		__asm__ volatile("xchg" sfx " %[s], %[m]"                                          \
+				 : [m] "+m"(*m), [s] "+" con(s)                                    \
+				 :                                                                 \
+				 : "memory");                                                      \
+		bt_set_##bits(cpu, cpu->op->reg, s);                                               \
 	}                                                                                          \
 	BT_RMW_OP(bt_int_xchg_m_##bits, size, bt_atomic_xchg_##bits, bt_get_##bits(cpu, op->reg))  \
 	static inline __attribute__((always_inline)) void bt_atomic_xadd_##bits(                   \
 	    struct bt_cpu *cpu, void *p, uint64_t src)                                             \
 	{                                                                                          \
-		type *m = p, s = (type)src;                                                        \
+		bt_u##bits *m = p;                                                                 \
+		type s = (type)src;                                                                \
 		uint32_t fl;                                                                       \
                                                                                                    \
 		__asm__ volatile("lock xadd" sfx " %[s], %[m]" BT_ASM_FLAGS                        \
@@ -48,7 +55,7 @@
 	    struct bt_cpu *cpu, void *p, uint64_t src)                                             \
 	{                                                                                          \
 		uint64_t a = cpu->r[X86_RAX], old;                                                 \
-		type *m = p;                                                                       \
+		bt_u##bits *m = p;                                                                 \
                                                                                                    \
 		__asm__ volatile("lock cmpxchg" sfx                                                \
 				 " %[s], %[m]\n\tmovq %%rax, %[old]" BT_ASM_FLAGS                  \
@@ -96,9 +103,12 @@ bt_atomic_cmpxchg8b(struct bt_cpu *cpu, void *p, uint64_t src)
 {
 	uint64_t old = (uint32_t)cpu->r[X86_RAX] | cpu->r[X86_RDX] << 32;
 	uint64_t new = (uint32_t)cpu->r[X86_RBX] | cpu->r[X86_RCX] << 32;
-	bool ok = __atomic_compare_exchange_n((uint64_t *)p, &old, new, false, __ATOMIC_SEQ_CST,
-	    __ATOMIC_SEQ_CST);
+	bool ok;
 
+	__asm__ volatile("lock cmpxchgq %[new], %[m]\n\tsetz %[ok]"
+			 : [m] "+m"(*(bt_u64 *)p), "+a"(old), [ok] "=q"(ok)
+			 : [new] "r"(new)
+			 : "cc", "memory");
 	bt_atomic_set_zf(cpu, ok);
 	if (!ok) {
 		cpu->r[X86_RAX] = (uint32_t)old;

@@ -13,7 +13,7 @@
                                                                                                    \
 		__asm__ volatile(BT_ASM_LOAD_FL lock insn sfx                                      \
 				 " %[b], %[m]" BT_ASM_FLAGS                                        \
-				 : [m] "+m"(*(type *)p), "=&a"(fl)                                 \
+				 : [m] "+m"(*(bt_u##bits *)p), "=&a"(fl)                           \
 				 : [b] "r"((type)(bit & ((size) * 8 - 1))),                        \
 				 [f] "r"((uint32_t)cpu->fl)                                        \
 				 : "cc", "memory");                                                \

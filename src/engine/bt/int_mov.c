@@ -297,7 +297,8 @@ bt_int_movdir64b(struct bt_cpu *cpu, const struct bt_op *op)
 {
 	uint64_t src = bt_ea(cpu, op), dst = bt_get(cpu, op->reg, op->asize);
 	struct bt_window from, to;
-	uint64_t v[8], *p;
+	uint64_t v[8];
+	bt_u64 *p;
 
 	bt_probe(cpu, op->seg, src, 64, BT_READ);
 	if (dst & 63)

@@ -10,7 +10,8 @@
 	static inline __attribute__((always_inline)) void bt_shift_##name##_##bits(                \
 	    struct bt_cpu *cpu, void *p, uint64_t count)                                           \
 	{                                                                                          \
-		type *m = p, d = *m;                                                               \
+		bt_u##bits *m = p;                                                                 \
+		type d = *m;                                                                       \
 		uint32_t fl;                                                                       \
                                                                                                    \
 		if ((count & ((size) == 8 ? 63 : 31)) == 0)                                        \
@@ -84,7 +85,8 @@ static_assert(BT_ID_SAR - BT_ID_ROL == 6, "order of the table");
 	{                                                                                          \
 		const struct bt_op *op = cpu->op;                                                  \
 		uint8_t count = op->x ? (uint8_t)cpu->r[X86_RCX] : (uint8_t)op->imm;               \
-		type *m = p, d = *m;                                                               \
+		bt_u##bits *m = p;                                                                 \
+		type d = *m;                                                                       \
 		uint32_t fl;                                                                       \
                                                                                                    \
 		if ((count & ((size) == 8 ? 63 : 31)) == 0)                                        \
