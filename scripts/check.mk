@@ -8,12 +8,14 @@ FUZZ_SRCS := $(sort $(wildcard tests/fuzz/fuzz_*.c))
 FUZZERS := $(FUZZ_SRCS:tests/fuzz/%.c=$O/fuzz/bin/%)
 
 check: deps-build deps-check
-	$Q$(MAKE) --no-print-directory $O/bhyve units fuzzers $O/tests/fuzz-cpu/fuzz-cpu guests guest-cloud guest-amd64 guest-i386
+	$Q$(MAKE) --no-print-directory -j$(JOBS) $O/bhyve units $O/tests/fuzz-cpu/fuzz-cpu guests
+	$Q$(MAKE) --no-print-directory -j$(JOBS) fuzzers
+	$Q$(MAKE) --no-print-directory guest-cloud guest-amd64 guest-i386
 	$Qscripts/check $O $(T)
 
 # The same under address and undefined-behaviour sanitizers.
 check-asan: deps-build deps-check
-	$Q$(MAKE) --no-print-directory O=$O/asan SAN=1 $O/asan/bhyve units $O/asan/tests/fuzz-cpu/fuzz-cpu guests
+	$Q$(MAKE) --no-print-directory -j$(JOBS) O=$O/asan SAN=1 $O/asan/bhyve units $O/asan/tests/fuzz-cpu/fuzz-cpu guests
 	$Qln -sfn ../guest $O/asan/guest
 	$Q$(MAKE) --no-print-directory guest-cloud
 	$Qscripts/check $O/asan $(T)
@@ -23,7 +25,7 @@ deps-check:
 
 # libFuzzer programs: everything built by clang with coverage and sanitizers, in a tree of its own.
 fuzzers:
-	$Q$(if $(FUZZ_SRCS),$(MAKE) --no-print-directory O=$O/fuzz CC=clang FUZZ=1 $(FUZZERS:$O/fuzz/%=$O/fuzz/%))
+	$Q$(if $(FUZZ_SRCS),$(MAKE) --no-print-directory O=$O/fuzz CC=clang FUZZ=1 $(FUZZERS))
 
 ifdef FUZZ
 ALL_CFLAGS += -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined

@@ -1,6 +1,7 @@
 # Guests: Debian's kernels and a busybox initramfs, from Debian's packages, unpacked under build/guest/.
 
 GUEST := $O/guest
+JOBS := $(shell nproc)
 DEPS_BUILD := gcc libc6-dev make
 DEPS_GUEST := cpio
 KERNELS := cloud amd64 i386
@@ -33,7 +34,8 @@ $(KERNELS:%=guest-%): guest-%: $(GUEST)/%/vmlinuz $(GUEST)/%/initramfs
 
 # Boots Debian's cloud kernel to a shell in this terminal.
 run: deps-build
-	$Q$(MAKE) --no-print-directory $O/bhyve guest-cloud
+	$Q$(MAKE) --no-print-directory -j$(JOBS) $O/bhyve
+	$Q$(MAKE) --no-print-directory guest-cloud
 	@scripts/run $O/bhyve $(GUEST)/cloud
 
 deps-build:
