@@ -5,8 +5,7 @@
  *	struct pair *p = pair_create();
  *	pair_randomize(p);
  *	p->in.gpr[X86_RBX] = PAIR_DATA + 0x1ff0;
- *	assert_true(pair_run(p, (const uint8_t[]){ 0x0f, 0x10, 0x03 }, 3));	// movups (%rbx),
- *%xmm0
+ *	assert_true(pair_run(p, (const uint8_t[]){ 0x0f, 0x10, 0x03 }, 3));	// movups
  *
  * Memory is at PAIR_DATA in both worlds: a hole, two pages that may be written, one that may only
  * be read, a hole. In the guest the pages are not neighbours, so accesses that cross them bounce.

@@ -10,14 +10,25 @@
 #include "engine/bt/mmu.h"
 #include "engine/bt/run.h"
 #include "engine/bt/sys.h"
+#include "engine/bt/vec.h"
 
 const struct bt_op bt_op_none;
+
+/* To the run loop. */
+static _Noreturn void
+bt_raise_leave(struct bt_cpu *cpu)
+{
+#ifdef BT_SANITIZED
+	bt_fpu_park(cpu); /* the sanitizers' longjmp() uses vector registers */
+#endif
+	longjmp(cpu->on_fault, 1);
+}
 
 _Noreturn void
 bt_raise(struct bt_cpu *cpu, enum x86_vector vector)
 {
 	cpu->fault = (struct bt_fault){ .vector = (uint8_t)vector };
-	longjmp(cpu->on_fault, 1);
+	bt_raise_leave(cpu);
 }
 
 _Noreturn void
@@ -25,7 +36,7 @@ bt_raise_error(struct bt_cpu *cpu, enum x86_vector vector, uint32_t error)
 {
 	cpu->fault = (struct bt_fault){ .vector = (uint8_t)vector, .has_error = true,
 		.error = error };
-	longjmp(cpu->on_fault, 1);
+	bt_raise_leave(cpu);
 }
 
 _Noreturn void

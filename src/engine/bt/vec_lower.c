@@ -153,7 +153,8 @@ bt_vec_masked(
 	if (in->encoding != BT_EVEX || in->evex_aaa == 0 || row->elem == BT_VS_0)
 		return false;
 	op->reg = (uint8_t)elem;
-	op->rm = BT_MASK_OPMASK(in->evex_aaa, (unsigned)__builtin_ctz(bytes / elem));
+	/* Broadcasts of more than there is are undefined, which the host will say. */
+	op->rm = BT_MASK_OPMASK(in->evex_aaa, __builtin_ctz(MAX(bytes / elem, 1u)));
 	return true;
 }
 
