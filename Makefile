@@ -55,12 +55,6 @@ $(LIB): $(filter-out $(MAIN),$(OBJS))
 	$Qrm -f $@ && ar rcs $@ $^
 
 $O/src/engine/bt/%.o: ALL_CFLAGS += $(BT_CFLAGS)
-ifdef SAN
-# The address sanitizer calls its runtime, which does touch them, before every fault is raised; the
-# decoder raises none.
-$(filter-out %/decode.o,$(filter $O/src/engine/bt/%,$(OBJS))): ALL_CFLAGS += -fno-sanitize=address \
-	-DBT_SANITIZED
-endif
 
 $O/%.o: %.c $O/flags
 	$(call say,CC,$<)

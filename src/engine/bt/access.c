@@ -31,7 +31,7 @@ bt_set_implicit(const struct bt_cpu *cpu)
 	return cpu->cr4 & X86_CR4_SMAP ? BT_TLB_KERNEL : BT_TLB_KERNEL_USER;
 }
 
-static _Noreturn void
+static BT_NORETURN void
 bt_raise_noncanonical(struct bt_cpu *cpu, int seg)
 {
 	bt_raise_error(cpu, seg == X86_SS ? X86_SSF : X86_GP, 0);

@@ -231,9 +231,34 @@ extern const struct bt_op bt_op_none;
 
 /* --- Exceptions (exc.c). None returns. --- */
 
-_Noreturn void bt_raise(struct bt_cpu *cpu, enum x86_vector vector); /* no error code */
-_Noreturn void bt_raise_error(struct bt_cpu *cpu, enum x86_vector vector, uint32_t error);
-_Noreturn void bt_raise_page_fault(struct bt_cpu *cpu, uint64_t la, uint32_t error); /* sets CR2 */
+/*
+ * The worker does not return either, but is not declared so: before a call that does not return the address
+ * sanitizer calls its runtime, which would use the vector registers while they are the guest's.
+ */
+#define BT_NORETURN inline __attribute__((always_inline, noreturn))
+void bt_raise_fault(struct bt_cpu *cpu, enum x86_vector vector, bool has_error, uint32_t error)
+    __attribute__((cold));
+
+static BT_NORETURN void
+bt_raise(struct bt_cpu *cpu, enum x86_vector vector) /* no error code */
+{
+	bt_raise_fault(cpu, vector, false, 0);
+	__builtin_unreachable();
+}
+
+static BT_NORETURN void
+bt_raise_error(struct bt_cpu *cpu, enum x86_vector vector, uint32_t error)
+{
+	bt_raise_fault(cpu, vector, true, error);
+	__builtin_unreachable();
+}
+
+static BT_NORETURN void
+bt_raise_page_fault(struct bt_cpu *cpu, uint64_t la, uint32_t error)
+{
+	cpu->cr2 = la;
+	bt_raise_error(cpu, X86_PF, error);
+}
 
 /* --- Registers by op operand --- */
 

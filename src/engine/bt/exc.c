@@ -12,38 +12,26 @@
 #include "engine/bt/sys.h"
 #include "engine/bt/vec.h"
 
+#ifdef __SANITIZE_ADDRESS__
+#define BT_ASAN 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define BT_ASAN 1
+#endif
+#endif
+
 const struct bt_op bt_op_none;
 
-/* To the run loop. */
-static _Noreturn void
-bt_raise_leave(struct bt_cpu *cpu)
+void
+bt_raise_fault(struct bt_cpu *cpu, enum x86_vector vector, bool has_error, uint32_t error)
 {
-#ifdef BT_SANITIZED
-	bt_fpu_park(cpu); /* the sanitizers' longjmp() uses vector registers */
+	cpu->fault = (struct bt_fault){ .vector = (uint8_t)vector, .has_error = has_error,
+		.error = error };
+#ifdef BT_ASAN
+	/* Its longjmp() uses vector registers. */
+	bt_fpu_park(cpu);
 #endif
 	longjmp(cpu->on_fault, 1);
-}
-
-_Noreturn void
-bt_raise(struct bt_cpu *cpu, enum x86_vector vector)
-{
-	cpu->fault = (struct bt_fault){ .vector = (uint8_t)vector };
-	bt_raise_leave(cpu);
-}
-
-_Noreturn void
-bt_raise_error(struct bt_cpu *cpu, enum x86_vector vector, uint32_t error)
-{
-	cpu->fault = (struct bt_fault){ .vector = (uint8_t)vector, .has_error = true,
-		.error = error };
-	bt_raise_leave(cpu);
-}
-
-_Noreturn void
-bt_raise_page_fault(struct bt_cpu *cpu, uint64_t la, uint32_t error)
-{
-	cpu->cr2 = la;
-	bt_raise_error(cpu, X86_PF, error);
 }
 
 /* --- Faults --- */

@@ -104,7 +104,7 @@ bt_task_set_busy(struct bt_cpu *cpu, uint16_t sel, bool busy)
 
 /* --- In the new task: faults belong to it --- */
 
-static _Noreturn void
+static BT_NORETURN void
 bt_task_bad(struct bt_cpu *cpu, uint16_t sel, int ext)
 {
 	bt_raise_error(cpu, X86_TS, BT_SEL_ERR(sel) | (uint32_t)ext);
