@@ -37,6 +37,8 @@ struct fuzz_case {
 	uint32_t entry; /* address of the first instruction */
 	uint32_t pool; /* where in the pool of random bytes data memory starts */
 	int insns;
+	bool large_operand; /* 28 bytes and more: which bad page CR2 names first is up to the processor */
+	bool odd_alignment; /* with EFLAGS.AC set, the result is the processor's own affair */
 	uint8_t start[FUZZ_MAX_INSNS + 1]; /* offset of each instruction, and of the end */
 	uint8_t code[FUZZ_MAX_INSNS * 15 + 16];
 	uint8_t xsave[FUZZ_XSAVE] __attribute__((aligned(64)));

@@ -268,9 +268,19 @@ fuzz_excluded(const struct bt_insn *in)
 	case BT_ID_LOOPE:
 	case BT_ID_LOOPNE: return in->rep || in->repne;
 	case BT_ID_VMCALL: return true;
+	/* Stores where the last x87 instruction was, or not, as it likes. */
+	case BT_ID_FXSAVE: return true;
 	/* SSE4a: hypervisors hide it from CPUID, processors run it all the same. */
 	case BT_ID_UD:
 	case BT_ID_VEC:
+		/* MASKMOVQ makes the x87 stack an MMX one even where it faults. */
+		if (in->encoding == BT_LEGACY && in->map == BT_MAP_0F && in->opcode == 0xf7 &&
+		    in->pp == BT_PP_NONE)
+			return true;
+		/* Conversions to MMX registers with a pending x87 exception and a bad address at once. */
+		if (in->encoding == BT_LEGACY && in->map == BT_MAP_0F && in->mod != 3 &&
+		    in->opcode >= 0x2a && in->opcode <= 0x2d)
+			return true;
 		if (in->encoding == BT_LEGACY && in->map == BT_MAP_0F && in->pp != BT_PP_NONE &&
 		    (in->opcode == 0x78 || in->opcode == 0x79 || in->opcode == 0x2b))
 			return true;
@@ -339,6 +349,14 @@ fuzz_fix_branch(struct fuzz_rng *r, struct fuzz_case *c, int i, const struct bt_
 	if (in->form != BT_FORM_REL)
 		return;
 	memcpy(c->code + c->start[i + 1] - in->imm_len, &rel, in->imm_len);
+}
+
+/* Which operands of these #AC applies to is left to the processor (SDM 3, 6.15, interrupt 17). */
+static bool
+fuzz_odd_alignment(const struct bt_insn *in)
+{
+	return in->id == BT_ID_VEC || in->id == BT_ID_X87 || in->id == BT_ID_FXRSTOR ||
+	    in->id == BT_ID_MOVDIR64B;
 }
 
 /* --- Vector and x87 state --- */
@@ -423,8 +441,11 @@ fuzz_case_make(struct fuzz_case *c, const struct fuzz_host *h, uint64_t number, 
 	for (int i = 0; i < c->insns; i++)
 		c->start[i + 1] = (uint8_t)(c->start[i] +
 		    fuzz_insn(&r, c, h, c->code + c->start[i], c->entry + c->start[i], &in[i]));
-	for (int i = 0; i < c->insns; i++)
+	for (int i = 0; i < c->insns; i++) {
 		fuzz_fix_branch(&r, c, i, &in[i]);
+		c->odd_alignment |= fuzz_odd_alignment(&in[i]);
+		c->large_operand |= (in[i].id == BT_ID_X87 && in[i].mod != 3) || in[i].id == BT_ID_FXRSTOR;
+	}
 	fuzz_case_cut(c, c->insns);
 	for (int i = 0; i < X86_GPR_COUNT; i++) {
 		c->gpr[i] = fuzz_value(&r);
@@ -439,7 +460,7 @@ fuzz_case_make(struct fuzz_case *c, const struct fuzz_host *h, uint64_t number, 
 	c->rflags = 0x202 | (fuzz_next(&r) & X86_FL_ARITH);
 	if (fuzz_percent(&r, 15))
 		c->rflags |= X86_FL_DF;
-	if (fuzz_percent(&r, 2))
+	if (fuzz_percent(&r, 2) && !c->odd_alignment)
 		c->rflags |= X86_FL_AC;
 	fuzz_xsave(&r, c, h);
 }

@@ -424,8 +424,7 @@ bt_la_slow(struct bt_cpu *cpu, int seg, uint64_t ea, int size, int access)
 	if (cpu->code_size != 8 &&
 	    (!bt_seg_allows(cpu, s, access) || !bt_seg_holds(cpu, s, ea, size)))
 		bt_raise_error(cpu, seg == X86_SS ? X86_SSF : X86_GP, 0);
-	if (cpu->cpl == 3 && (cpu->eflags & X86_FL_AC) && (cpu->cr0 & X86_CR0_AM) && size <= 8 &&
-	    (size & (size - 1)) == 0 && (la & (uint64_t)(size - 1))) {
+	if (cpu->cpl == 3 && (cpu->eflags & X86_FL_AC) && (cpu->cr0 & X86_CR0_AM) && (size & (size - 1)) == 0 && (la & (uint64_t)(size - 1))) {
 		/* Before any page fault: SDM 3, table 6-2 has it the other way, processors do it so. */
 		if (!bt_canonical(cpu, la))
 			bt_raise_noncanonical(cpu, seg);

@@ -19,6 +19,7 @@
 #define BT_VEC_IMPL_H
 
 #include "engine/bt/mem.h"
+#include "engine/bt/sys.h"
 #include "engine/bt/vec.h"
 
 /* The standard format of the XSAVE area (SDM 1, 13.4). */
@@ -214,6 +215,7 @@ enum bt_vec_size {
 #define BT_VF_MMX     BIT(2) /* an MMX instruction: needs no SSE */
 #define BT_VF_OPMASK  BIT(3) /* on opmask registers */
 #define BT_VF_REPEAT  BIT(4) /* memory is repeated to fill the vector */
+#define BT_VF_SHA     BIT(5) /* AMD's processors take memory of any alignment, Intel's do not */
 
 struct bt_vec_row {
 	uint8_t first, last; /* opcodes */
@@ -318,8 +320,14 @@ bt_vec_host(struct bt_cpu *cpu, int seg, uint64_t ea, unsigned size, int access)
 static inline void
 bt_vec_check_aligned(struct bt_cpu *cpu, int seg, uint64_t ea, unsigned size)
 {
-	if (unlikely((ea + cpu->sbase[seg]) & (size - 1)))
-		bt_raise_error(cpu, X86_GP, 0);
+	uint64_t la = ea + cpu->sbase[seg];
+
+	if (likely((la & (size - 1)) == 0))
+		return;
+	/* No address at all is the other fault where it is the stack segment's. */
+	if (seg == X86_SS && cpu->code_size == 8 && !bt_canonical(cpu, la))
+		bt_raise_error(cpu, X86_SSF, 0);
+	bt_raise_error(cpu, X86_GP, 0);
 }
 
 static inline struct bt_pair

@@ -128,10 +128,13 @@ bt_vec_broadcasts(const struct bt_insn *in)
 }
 
 static bool
-bt_vec_aligned(const struct bt_insn *in, const struct bt_vec_row *row, unsigned size)
+bt_vec_aligned(
+    struct bt_cpu *cpu, const struct bt_insn *in, const struct bt_vec_row *row, unsigned size)
 {
 	if (row->flags & BT_VF_ALIGNED)
 		return true;
+	if ((row->flags & BT_VF_SHA) && !x86_cpuid_is_intel(cpu->vm->cpuid))
+		return false;
 	return in->encoding == BT_LEGACY && size == 16 && !(row->flags & BT_VF_ANY);
 }
 
@@ -168,11 +171,11 @@ bt_vec_is_mem(const struct bt_insn *in)
 
 /* Loads, stores, compressions and expansions. */
 static uint8_t
-bt_vec_memory_handler(const struct bt_insn *in, const struct bt_vec_row *row, unsigned size,
+bt_vec_memory_handler(struct bt_cpu *cpu, const struct bt_insn *in, const struct bt_vec_row *row, unsigned size,
     unsigned elem, struct bt_op *op)
 {
 	bool store = row->kind == BT_VK_STORE || row->kind == BT_VK_COMPRESS;
-	bool aligned = bt_vec_aligned(in, row, size);
+	bool aligned = bt_vec_aligned(cpu, in, row, size);
 	bool masked = bt_vec_masked(in, row, elem, op);
 
 	if (masked && row->kind == BT_VK_EXPAND)
@@ -198,7 +201,7 @@ bt_vec_maskmov_handler(struct bt_op *op)
 
 /* The handler, and with it what registers the thunk uses and its shape. */
 static uint8_t
-bt_vec_handler_pick(const struct bt_insn *in, const struct bt_vec_row *row, unsigned elem,
+bt_vec_handler_pick(struct bt_cpu *cpu, const struct bt_insn *in, const struct bt_vec_row *row, unsigned elem,
     struct bt_op *op, struct bt_vec_regs *r, enum bt_thunk_shape *shape)
 {
 	bool mem = bt_vec_is_mem(in);
@@ -208,7 +211,7 @@ bt_vec_handler_pick(const struct bt_insn *in, const struct bt_vec_row *row, unsi
 	case BT_VK_STORE:
 	case BT_VK_EXPAND:
 	case BT_VK_COMPRESS:
-		return mem ? bt_vec_memory_handler(in, row, op->x, elem, op) : BT_VH_REG;
+		return mem ? bt_vec_memory_handler(cpu, in, row, op->x, elem, op) : BT_VH_REG;
 	case BT_VK_GPR_SRC:
 		if (mem)
 			return BT_VH_LOAD;
@@ -239,7 +242,7 @@ bt_vec_handler_pick(const struct bt_insn *in, const struct bt_vec_row *row, unsi
 		op->rm = BT_OFF(BT_REG_ZERO);
 		if (!mem)
 			return BT_VH_FLAGS;
-		return bt_vec_aligned(in, row, op->x) ? BT_VH_FLAGS_LOAD_A : BT_VH_FLAGS_LOAD;
+		return bt_vec_aligned(cpu, in, row, op->x) ? BT_VH_FLAGS_LOAD_A : BT_VH_FLAGS_LOAD;
 	case BT_VK_VMASK_LOAD:
 	case BT_VK_VMASK_STORE:
 		op->reg = (uint8_t)elem;
@@ -315,7 +318,7 @@ bt_vec_lower_vec(struct bt_cpu *cpu, const struct bt_insn *in, struct bt_op *op)
 			bt_gather_lower(op, in, row->kind == BT_VK_SCATTER);
 		return;
 	}
-	handler = bt_vec_handler_pick(in, row, elem, op, &r, &shape);
+	handler = bt_vec_handler_pick(cpu, in, row, elem, op, &r, &shape);
 	bt_code_encode(&code, in, &r, shape);
 	bt_vec_bind(cpu, op, &code, handler);
 }

@@ -42,6 +42,9 @@ bt_vec_slow(
 	uint64_t ea = bt_ea(cpu, op);
 	void *mem;
 
+	/* A pending x87 exception comes before anything that is wrong with memory. */
+	if (op->y & BT_VEC_MMX)
+		bt_vec_wait(cpu);
 	if (aligned)
 		bt_vec_check_aligned(cpu, op->seg, ea, op->x);
 	mem = bt_window_begin(cpu, w, op->seg, ea, op->x, access);

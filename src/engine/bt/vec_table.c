@@ -340,7 +340,7 @@ static const struct bt_vec_row bt_vec_rows_0f38[] = {
 	OP(0xbe, P_66, V | E, LOAD, VL, DQ, 0),
 	OP(0xbf, P_66, V | E, LOAD, DQ, DQ, 0),
 	OP(0xc4, P_66, E, LOAD, VL, 0, 0), /* VPCONFLICTD */
-	OPS(0xc8, 0xcd, P_N, L, LOAD, VL, 0, 0), /* SHA */
+	OPS(0xc8, 0xcd, P_N, L, LOAD, VL, 0, BT_VF_SHA),
 	OP(0xcf, P_66, L | V | E, LOAD, VL, 1, 0), /* GF2P8MULB */
 	OPS(0xdb, 0xdf, P_66, L | V | E, LOAD, VL, 0, 0), /* AES */
 };
@@ -398,7 +398,7 @@ static const struct bt_vec_row bt_vec_rows_0f3a[] = {
 	OP(0x71, P_66, E, LOAD, VL, DQ, 0),
 	OP(0x72, P_66, E, LOAD, VL, 2, 0),
 	OP(0x73, P_66, E, LOAD, VL, DQ, 0),
-	OP(0xcc, P_N, L, LOAD, VL, 0, 0), /* SHA1RNDS4 */
+	OP(0xcc, P_N, L, LOAD, VL, 0, BT_VF_SHA), /* SHA1RNDS4 */
 	OPS(0xce, 0xcf, P_66, L | V | E, LOAD, VL, 0, 0), /* GF2P8AFFINEQB */
 	OP(0xdf, P_66, L | V, LOAD, VL, 0, 0), /* AESKEYGENASSIST */
 };
