@@ -251,7 +251,7 @@ x86_cpuid_build_features(struct x86_cpuid_build *b)
 	r = x86_cpuid_read(b, 7, 0);
 	m->basic[7].ebx = (r.ebx & k->f7_ebx) | k->set_f7_ebx;
 	m->basic[7].ecx = ((r.ecx & k->f7_ecx) | k->set_f7_ecx) & ~X86_CPUID_7_ECX_OSPKE;
-	m->basic[7].edx = r.edx & k->f7_edx;
+	m->basic[7].edx = (r.edx & k->f7_edx) | (m->intel ? k->set_f7_edx : 0);
 	if (r.eax >= 1)
 		m->leaf_7_1.eax = x86_cpuid_read(b, 7, 1).eax & k->f7_1_eax;
 
@@ -291,7 +291,7 @@ x86_cpuid_build_extended(struct x86_cpuid_build *b)
 	if (phys_bits < 32 || phys_bits > 52)
 		phys_bits = 36; /* as processors without this leaf (SDM 3, 4.1.4) */
 	m->ext[8].eax = phys_bits | (m->basic[7].ecx & X86_CPUID_7_ECX_LA57 ? 57 : 48) << 8;
-	m->ext[8].ebx = r.ebx & b->mask->e8_ebx;
+	m->ext[8].ebx = (r.ebx & b->mask->e8_ebx) | (m->intel ? 0 : b->mask->set_e8_ebx);
 	if (!m->intel)
 		m->ext[8].ecx = (m->topo.cores * m->topo.threads - 1) |
 		    (m->thread_bits + m->core_bits) << 12;

@@ -26,6 +26,7 @@ struct x86_cpuid_mask {
 	uint64_t xcr0; /* state components that may be enabled */
 	/* What the engine brings whatever the host has, ORed in after the mask. */
 	uint32_t set_f1_ecx, set_f1_edx, set_f7_ebx, set_f7_ecx, set_e1_ecx, set_e1_edx, set_e21_eax;
+	uint32_t set_f7_edx, set_e8_ebx; /* the first on Intel's processors only, the second on others */
 };
 
 struct x86_topology {

@@ -79,10 +79,13 @@
 	    F1_EDX_PAT | F1_EDX_PSE36)
 
 #define E8_EBX_CLZERO BIT(0)
+#define E8_EBX_SSB_NO BIT(26)
+#define E8_EBX_BTC_NO BIT(29)
 
 #define E21_EAX_LFENCE_SERIALIZING BIT(2)
 #define E21_EAX_NULL_CLEARS_BASE BIT(6)
 #define E21_EAX_AUTO_IBRS BIT(8)
+#define E21_EAX_SRSO_NO BIT(29)
 
 void
 bt_cpuid_mask(struct x86_cpuid_mask *mask)
@@ -95,7 +98,7 @@ bt_cpuid_mask(struct x86_cpuid_mask *mask)
 		.f7_ebx = F7_EBX_BMI1 | F7_EBX_BMI2 | F7_EBX_ERMS | F7_EBX_RDSEED | F7_EBX_ADX |
 		    F7_EBX_CLFLUSHOPT | F7_EBX_CLWB,
 		.f7_ecx = F7_ECX_MOVDIRI | F7_ECX_MOVDIR64B,
-		.f7_edx = F7_EDX_FSRM | F7_EDX_SERIALIZE | F7_EDX_ARCH_CAPABILITIES,
+		.f7_edx = F7_EDX_FSRM | F7_EDX_SERIALIZE,
 		.e1_ecx = E1_ECX_LAHF | E1_ECX_CMP_LEGACY | E1_ECX_CR8_LEGACY | E1_ECX_LZCNT |
 		    E1_ECX_PREFETCHW | E1_ECX_TOPOEXT,
 		.e1_edx = E1_EDX_LEGACY,
@@ -114,9 +117,13 @@ bt_cpuid_mask(struct x86_cpuid_mask *mask)
 		.set_e1_ecx = E1_ECX_LAHF,
 		.set_e1_edx = E1_EDX_SYSCALL | E1_EDX_NX | E1_EDX_PAGE1GB | E1_EDX_RDTSCP |
 		    E1_EDX_LM,
-		/* So that a guest kernel does without retpolines: indirect branches of guest code
-		 * train nothing here, the host's branches do the jumping. AMD only. */
-		.set_e21_eax = E21_EAX_AUTO_IBRS,
+		/* So that a guest kernel does without retpolines and other mitigations, which work on
+		 * the processor's own branches and stores: the guest's are not those, and so the
+		 * mitigations would cost much and protect nothing. Intel's processors say it in
+		 * IA32_ARCH_CAPABILITIES. */
+		.set_f7_edx = F7_EDX_ARCH_CAPABILITIES,
+		.set_e8_ebx = E8_EBX_SSB_NO | E8_EBX_BTC_NO,
+		.set_e21_eax = E21_EAX_AUTO_IBRS | E21_EAX_SRSO_NO,
 	};
 	bt_vec_features(mask);
 }
