@@ -243,30 +243,15 @@ guest_main:
 	popf
 	END
 
-.macro ALIGNED name, vector, error, code, setup
-	CASE "\name"
 	movl $FL_AC | 2, user_flags
-	mov $83f, %eax
-	call user_call
-	must_eq_at __LINE__, "$\vector", fault_vector
-	must_eq_at __LINE__, "$\error", fault_error
-	.if \vector == AC
-	must_eq($84f, fault_ip)
-	.endif
-	jmp 9f
-83:	\setup
-84:	\code
-	int $USER_EXIT
-	END
-.endm
-	ALIGNED "AC: a word at level 3", AC, 0, "mov PAGE0 + 1, %ax"
-	ALIGNED "AC: a doubleword", AC, 0, "mov %eax, PAGE0 + 2"
-	ALIGNED "AC: a read-modify-write", AC, 0, "addl $1, PAGE0 + 3"
-	ALIGNED "AC: a quadword of MMX", AC, 0, "movq PAGE0 + 4, %mm0"
-	ALIGNED "AC: a far pointer", AC, 0, "lds PAGE0 + 1, %eax"
-	ALIGNED "AC: REP MOVS", AC, 0, "rep movsl", "mov $PAGE0 + 1, %esi; mov $PAGE0 + 32, %edi; mov $2, %ecx"
-	ALIGNED "AC: bytes never", USER_EXIT, NOERR, "mov PAGE0 + 1, %al"
-	ALIGNED "AC: aligned ones not", USER_EXIT, NOERR, "mov PAGE0 + 4, %eax"
+	USER "AC: a word at level 3", AC, 0, "", "mov PAGE0 + 1, %ax"
+	USER "AC: a doubleword", AC, 0, "", "mov %eax, PAGE0 + 2"
+	USER "AC: a read-modify-write", AC, 0, "", "addl $1, PAGE0 + 3"
+	USER "AC: a quadword of MMX", AC, 0, "", "movq PAGE0 + 4, %mm0"
+	USER "AC: a far pointer", AC, 0, "", "lds PAGE0 + 1, %eax"
+	USER "AC: REP MOVS", AC, 0, "mov $PAGE0 + 1, %esi; mov $PAGE0 + 32, %edi; mov $2, %ecx", "rep movsl"
+	USER "AC: bytes never", USER_EXIT, NOERR, "", "mov PAGE0 + 1, %al"
+	USER "AC: aligned ones not", USER_EXIT, NOERR, "", "mov PAGE0 + 4, %eax"
 	CASE "AC: not with CR0.AM 0"
 	mov %cr0, %eax
 	and $~CR0_AM, %eax
@@ -340,35 +325,24 @@ guest_main:
 	END
 
 	/* --- Privileged instructions at level 3 --- */
-.macro PRIVILEGED name, code
-	CASE "\name"
-	mov $84f, %eax
-	call user_call
-	must_fault(GP, 0)
-	must_eq($84f, fault_ip)
-	jmp 9f
-84:	\code
-	int $USER_EXIT
-	END
-.endm
-	PRIVILEGED "GP at level 3: HLT", "hlt"
-	PRIVILEGED "GP at level 3: CLI", "cli"
-	PRIVILEGED "GP at level 3: STI", "sti"
-	PRIVILEGED "GP at level 3: IN", "in $0x60, %al"
-	PRIVILEGED "GP at level 3: OUT", "out %al, $0x80"
-	PRIVILEGED "GP at level 3: INSB", "insb"
-	PRIVILEGED "GP at level 3: LGDT", "lgdt gdtr"
-	PRIVILEGED "GP at level 3: LIDT", "lidt idtr32"
-	PRIVILEGED "GP at level 3: LLDT", "lldt %ax"
-	PRIVILEGED "GP at level 3: LTR", "ltr %ax"
-	PRIVILEGED "GP at level 3: LMSW", "lmsw %ax"
-	PRIVILEGED "GP at level 3: CLTS", "clts"
-	PRIVILEGED "GP at level 3: MOV from CR0", "mov %cr0, %eax"
-	PRIVILEGED "GP at level 3: MOV to CR3", "mov %eax, %cr3"
-	PRIVILEGED "GP at level 3: MOV from DR0", "mov %dr0, %eax"
-	PRIVILEGED "GP at level 3: INVD", "invd"
-	PRIVILEGED "GP at level 3: WBINVD", "wbinvd"
-	PRIVILEGED "GP at level 3: INVLPG", "invlpg PAGE0"
-	PRIVILEGED "GP at level 3: RDMSR", "rdmsr"
-	PRIVILEGED "GP at level 3: WRMSR", "wrmsr"
+	USER "GP at level 3: HLT", GP, 0, "", "hlt"
+	USER "GP at level 3: CLI", GP, 0, "", "cli"
+	USER "GP at level 3: STI", GP, 0, "", "sti"
+	USER "GP at level 3: IN", GP, 0, "", "in $0x60, %al"
+	USER "GP at level 3: OUT", GP, 0, "", "out %al, $0x80"
+	USER "GP at level 3: INSB", GP, 0, "", "insb"
+	USER "GP at level 3: LGDT", GP, 0, "", "lgdt gdtr"
+	USER "GP at level 3: LIDT", GP, 0, "", "lidt idtr32"
+	USER "GP at level 3: LLDT", GP, 0, "", "lldt %ax"
+	USER "GP at level 3: LTR", GP, 0, "", "ltr %ax"
+	USER "GP at level 3: LMSW", GP, 0, "", "lmsw %ax"
+	USER "GP at level 3: CLTS", GP, 0, "", "clts"
+	USER "GP at level 3: MOV from CR0", GP, 0, "", "mov %cr0, %eax"
+	USER "GP at level 3: MOV to CR3", GP, 0, "", "mov %eax, %cr3"
+	USER "GP at level 3: MOV from DR0", GP, 0, "", "mov %dr0, %eax"
+	USER "GP at level 3: INVD", GP, 0, "", "invd"
+	USER "GP at level 3: WBINVD", GP, 0, "", "wbinvd"
+	USER "GP at level 3: INVLPG", GP, 0, "", "invlpg PAGE0"
+	USER "GP at level 3: RDMSR", GP, 0, "", "rdmsr"
+	USER "GP at level 3: WRMSR", GP, 0, "", "wrmsr"
 	ret

@@ -302,6 +302,23 @@
 	END
 .endm
 
+/* One case at level 3: after setup, trigger faults with this vector and error code, its address saved, or with
+ * USER_EXIT runs through. */
+.macro USER name, vector, error, setup, trigger
+	CASE "\name"
+	movl $83f, %eax
+	call user_call
+	must_fault_at 0, "\vector", "\error"
+	.if \vector != USER_EXIT
+	must_eq_at 0, $84f, fault_ip
+	.endif
+	jmp 9f
+83:	\setup
+84:	\trigger
+	int $USER_EXIT
+	END
+.endm
+
 /* One case in real mode: what follows, up to END_REAL, is called with all segments 0 and SP 0x7000. */
 .macro REAL name
 	CASE "\name"
@@ -336,6 +353,25 @@
 	movl $(((\base) & 0xffff) << 16) | ((\limit) & 0xffff), gdt + ((\sel) & ~7)
 	movl $((\base) & 0xff000000) | (((\flags) << 20) | ((\limit) & 0xf0000)) | ((\access) << 8) | (((\base) >> 16) & 0xff), gdt + ((\sel) & ~7) + 4
 .endm
+
+/* Writes a gate. at: its address; count: parameters of a call gate. Clobbers EAX. */
+.macro set_gate at, selector, offset, access, count=0
+	movl $\offset, %eax
+	movw %ax, \at
+	movw $\selector, \at + 2
+	movb $\count, \at + 4
+	movb $\access, \at + 5
+	shrl $16, %eax
+	movw %ax, \at + 6
+.endm
+
+	.set ACC_CALL16, 0x84
+	.set ACC_TASK, 0x85
+	.set ACC_INT16, 0x86
+	.set ACC_TRAP16, 0x87
+	.set ACC_CALL32, 0x8c
+	.set ACC_INT32, 0x8e
+	.set ACC_TRAP32, 0x8f
 
 	.set ACC_DATA_R, 0x90
 	.set ACC_DATA, 0x92

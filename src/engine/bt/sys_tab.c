@@ -275,8 +275,9 @@ bt_sys_lar(struct bt_cpu *cpu, const struct bt_op *op)
 	bt_tab_need_protected(cpu);
 	ok = bt_tab_examine(cpu, bt_sys_rm16(cpu, op),
 	    cpu->lma ? BT_LAR_TYPES64 : BT_LAR_TYPES, &d);
+	/* Bits 19 to 16, undefined in the SDM, are the limit's: so does every processor (APM 3, LAR). */
 	if (ok)
-		bt_sys_reg_write(cpu, op->reg, op->osize, d.hi & 0x00f0ff00);
+		bt_sys_reg_write(cpu, op->reg, op->osize, d.hi & 0x00ffff00);
 	bt_tab_set_zf(cpu, ok);
 	bt_next(cpu, op);
 }

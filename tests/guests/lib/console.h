@@ -81,7 +81,11 @@ N(case_finish):
 	call N(print_name)
 	mov $text_end, %esi
 	call N(print)
-1:	call N(segments)
+	/* Whatever the case left on its stack. */
+1:	pop R(dx)
+	mov case_sp, R(sp)
+	push R(dx)
+	call N(segments)
 	jmp N(case_clean)
 
 	.globl N(case_skip)

@@ -124,13 +124,14 @@ common32:
 	loop 2b
 	testl $FL_VM, FRAME_FLAGS(%ebp)
 	jnz 4f
-	mov 12(%ebp), %eax
+	/* Selectors: what pushes them may leave the upper half as it was. */
+	movzwl 12(%ebp), %eax
 	mov %eax, fault_segs
-	mov 8(%ebp), %eax
+	movzwl 8(%ebp), %eax
 	mov %eax, fault_segs + 4
-	mov 4(%ebp), %eax
+	movzwl 4(%ebp), %eax
 	mov %eax, fault_segs + 8
-	mov (%ebp), %eax
+	movzwl (%ebp), %eax
 	mov %eax, fault_segs + 12
 	testb $3, FRAME_CS(%ebp)
 	jnz 3f
@@ -139,17 +140,17 @@ common32:
 	mov %ss, %eax
 	mov %eax, fault_ss
 	jmp 5f
-4:	mov 80(%ebp), %eax
+4:	movzwl 80(%ebp), %eax
 	mov %eax, fault_segs
-	mov 76(%ebp), %eax
+	movzwl 76(%ebp), %eax
 	mov %eax, fault_segs + 4
-	mov 84(%ebp), %eax
+	movzwl 84(%ebp), %eax
 	mov %eax, fault_segs + 8
-	mov 88(%ebp), %eax
+	movzwl 88(%ebp), %eax
 	mov %eax, fault_segs + 12
 3:	mov FRAME_SP(%ebp), %eax
 	mov %eax, fault_sp
-	mov FRAME_SS(%ebp), %eax
+	movzwl FRAME_SS(%ebp), %eax
 	mov %eax, fault_ss
 
 5:	mov resume, %edx
