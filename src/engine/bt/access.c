@@ -415,6 +415,18 @@ bt_seg_allows(const struct bt_cpu *cpu, const struct x86_segment *s, int access)
 	return !(s->attr & X86_SEG_CODE) && (s->attr & X86_SEG_RW);
 }
 
+/* Whether #AC is due (SDM 3, 6.15). Table 6-7 leaves operands of 16 bytes and more to the processor;
+ * this is how AMD's do it. Sizes that are no power of 2 have no alignment, but for x87's 10 bytes. */
+static bool
+bt_la_misaligned(const struct bt_cpu *cpu, uint64_t la, int size)
+{
+	unsigned align = size == 10 ? 8 : MIN((unsigned)size, 16u);
+
+	if (cpu->cpl != 3 || !(cpu->eflags & X86_FL_AC) || !(cpu->cr0 & X86_CR0_AM))
+		return false;
+	return (size == 10 || (size & (size - 1)) == 0) && (la & (align - 1)) != 0;
+}
+
 uint64_t
 bt_la_slow(struct bt_cpu *cpu, int seg, uint64_t ea, int size, int access)
 {
@@ -424,7 +436,7 @@ bt_la_slow(struct bt_cpu *cpu, int seg, uint64_t ea, int size, int access)
 	if (cpu->code_size != 8 &&
 	    (!bt_seg_allows(cpu, s, access) || !bt_seg_holds(cpu, s, ea, size)))
 		bt_raise_error(cpu, seg == X86_SS ? X86_SSF : X86_GP, 0);
-	if (cpu->cpl == 3 && (cpu->eflags & X86_FL_AC) && (cpu->cr0 & X86_CR0_AM) && (size & (size - 1)) == 0 && (la & (uint64_t)(size - 1))) {
+	if (bt_la_misaligned(cpu, la, size)) {
 		/* Before any page fault: SDM 3, table 6-2 has it the other way, processors do it so. */
 		if (!bt_canonical(cpu, la))
 			bt_raise_noncanonical(cpu, seg);

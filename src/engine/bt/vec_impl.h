@@ -19,7 +19,6 @@
 #define BT_VEC_IMPL_H
 
 #include "engine/bt/mem.h"
-#include "engine/bt/sys.h"
 #include "engine/bt/vec.h"
 
 /* The standard format of the XSAVE area (SDM 1, 13.4). */
@@ -320,14 +319,8 @@ bt_vec_host(struct bt_cpu *cpu, int seg, uint64_t ea, unsigned size, int access)
 static inline void
 bt_vec_check_aligned(struct bt_cpu *cpu, int seg, uint64_t ea, unsigned size)
 {
-	uint64_t la = ea + cpu->sbase[seg];
-
-	if (likely((la & (size - 1)) == 0))
-		return;
-	/* No address at all is the other fault where it is the stack segment's. */
-	if (seg == X86_SS && cpu->code_size == 8 && !bt_canonical(cpu, la))
-		bt_raise_error(cpu, X86_SSF, 0);
-	bt_raise_error(cpu, X86_GP, 0);
+	if (unlikely((ea + cpu->sbase[seg]) & (size - 1)))
+		bt_raise_error(cpu, X86_GP, 0);
 }
 
 static inline struct bt_pair

@@ -176,6 +176,18 @@ bt_x87_env_size(const struct bt_op *op)
 	return op->osize == 2 ? 14 : 28;
 }
 
+/* Raises what the operand of an environment instruction of size bytes raises. #AC goes by the size of
+ * its fields. A fault on the second of two pages names the last byte, as on AMD's processors. */
+static void
+bt_x87_env_probe(struct bt_cpu *cpu, const struct bt_op *op, uint64_t ea, uint32_t size, int access)
+{
+	bt_la(cpu, op->seg, ea, op->osize == 2 ? 2 : 4, access);
+	bt_probe(cpu, op->seg, ea, 1, access);
+	bt_probe(cpu, op->seg, bt_ea_add(op, ea, size - 1), 1, access);
+	bt_probe(cpu, op->seg, ea, (int)size, access);
+	bt_fpu_live(cpu);
+}
+
 /* Writes the guest's image of an environment: words or dwords, of which the upper halves are ones.
  */
 static void
@@ -248,8 +260,7 @@ bt_x87_fnstenv(struct bt_cpu *cpu, const struct bt_op *op)
 	struct bt_x87_env env;
 
 	bt_vec_ready(cpu, BT_VEC_X87);
-	bt_probe(cpu, op->seg, ea, (int)size, BT_WRITE_ONLY);
-	bt_fpu_live(cpu);
+	bt_x87_env_probe(cpu, op, ea, size, BT_WRITE_ONLY);
 	__asm__ volatile("fnstenv %0" : "=m"(env));
 	bt_x87_env_write(cpu, op, &env, area);
 	bt_vec_copy_out(cpu, op, ea, area, size);
@@ -264,8 +275,7 @@ bt_x87_fnsave(struct bt_cpu *cpu, const struct bt_op *op)
 	struct bt_x87_env env;
 
 	bt_vec_ready(cpu, BT_VEC_X87);
-	bt_probe(cpu, op->seg, ea, (int)(size + BT_X87_ST_SIZE), BT_WRITE_ONLY);
-	bt_fpu_live(cpu);
+	bt_x87_env_probe(cpu, op, ea, size + BT_X87_ST_SIZE, BT_WRITE_ONLY);
 	__asm__ volatile("fnsave %0" : "=m"(env));
 	bt_x87_env_write(cpu, op, &env, area);
 	bt_copy(area + size, env.st, BT_X87_ST_SIZE);
@@ -283,7 +293,7 @@ bt_x87_fldenv(struct bt_cpu *cpu, const struct bt_op *op)
 
 	bt_vec_ready(cpu, BT_VEC_X87);
 	bt_vec_wait(cpu);
-	bt_probe(cpu, op->seg, ea, (int)size, BT_READ);
+	bt_x87_env_probe(cpu, op, ea, size, BT_READ);
 	bt_vec_copy_in(cpu, op, ea, area, size);
 	bt_fpu_live(cpu);
 	bt_x87_env_read(cpu, op, area, &env);
@@ -300,7 +310,7 @@ bt_x87_frstor(struct bt_cpu *cpu, const struct bt_op *op)
 
 	bt_vec_ready(cpu, BT_VEC_X87);
 	bt_vec_wait(cpu);
-	bt_probe(cpu, op->seg, ea, (int)(size + BT_X87_ST_SIZE), BT_READ);
+	bt_x87_env_probe(cpu, op, ea, size + BT_X87_ST_SIZE, BT_READ);
 	bt_vec_copy_in(cpu, op, ea, area, size + BT_X87_ST_SIZE);
 	bt_fpu_live(cpu);
 	bt_x87_env_read(cpu, op, area, &env);

@@ -8,6 +8,8 @@
  */
 #include "engine/bt/vec_impl.h"
 
+#include "engine/bt/sys.h"
+
 /* What an op's x holds. */
 #define BT_XSAVE_W    BIT(0) /* REX.W: 64-bit pointers */
 #define BT_XSAVE_LONG BIT(1) /* 64-bit mode: all 16 or 32 registers */
@@ -26,6 +28,18 @@ enum bt_xsave_form {
 
 /* --- Copying --- */
 
+/* How much to move at once where memory is not plain: as long as aligned, so that nothing can raise #AC,
+ * which has been looked at before. */
+static uint32_t
+bt_vec_copy_step(const struct bt_cpu *cpu, const struct bt_op *op, uint64_t ea, uint32_t size)
+{
+	uint32_t n = 8;
+
+	while (n > size || ((ea + cpu->sbase[op->seg]) & (n - 1)) != 0)
+		n /= 2;
+	return n;
+}
+
 void
 bt_vec_copy_in(struct bt_cpu *cpu, const struct bt_op *op, uint64_t ea, void *dst, uint32_t size)
 {
@@ -39,7 +53,7 @@ bt_vec_copy_in(struct bt_cpu *cpu, const struct bt_op *op, uint64_t ea, void *ds
 		if (likely(n != 0)) {
 			bt_copy(p, host, n);
 		} else {
-			n = size >= 8 ? 8 : size >= 4 ? 4 : size >= 2 ? 2 : 1;
+			n = bt_vec_copy_step(cpu, op, at, size);
 			val = bt_load(cpu, op->seg, at, (int)n);
 			bt_put(p, (int)n, val);
 		}
@@ -63,7 +77,7 @@ bt_vec_copy_out(
 		if (likely(n != 0)) {
 			bt_copy(host, p, n);
 		} else {
-			n = size >= 8 ? 8 : size >= 4 ? 4 : size >= 2 ? 2 : 1;
+			n = bt_vec_copy_step(cpu, op, at, size);
 			bt_store(cpu, op->seg, at, (int)n, bt_host_load((uintptr_t)p, (int)n));
 		}
 		p += n;
@@ -87,9 +101,16 @@ bt_xsave_check(struct bt_cpu *cpu, const struct bt_op *op, uint64_t ea)
 static void
 bt_fxsave_check(struct bt_cpu *cpu, const struct bt_op *op, uint64_t ea)
 {
+	uint64_t la;
+
 	if (cpu->cr0 & (X86_CR0_EM | X86_CR0_TS))
 		bt_raise(cpu, X86_NM);
-	bt_vec_check_aligned(cpu, op->seg, ea, 16);
+	/* These look at the address before its alignment, and for #AC at that of the fields. */
+	la = bt_la(cpu, op->seg, ea, 4, BT_READ);
+	if (!bt_canonical(cpu, la))
+		bt_raise_error(cpu, op->seg == X86_SS ? X86_SSF : X86_GP, 0);
+	if (la & 15)
+		bt_raise_error(cpu, X86_GP, 0);
 }
 
 /* The components an instruction is asked for: EDX:EAX. */
