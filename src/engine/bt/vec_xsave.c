@@ -88,6 +88,18 @@ bt_vec_copy_out(
 
 /* --- Checks --- */
 
+/* Unlike an SSE operand, an area that is at no address at all is that fault before it is misaligned. */
+static void
+bt_xsave_check_aligned(struct bt_cpu *cpu, const struct bt_op *op, uint64_t ea, unsigned size)
+{
+	uint64_t la = ea + cpu->sbase[op->seg];
+
+	if ((la & (size - 1)) != 0 && op->seg == X86_SS && cpu->code_size == 8 &&
+	    !bt_canonical(cpu, la))
+		bt_raise_error(cpu, X86_SSF, 0);
+	bt_vec_check_aligned(cpu, op->seg, ea, size);
+}
+
 static void
 bt_xsave_check(struct bt_cpu *cpu, const struct bt_op *op, uint64_t ea)
 {
@@ -95,7 +107,7 @@ bt_xsave_check(struct bt_cpu *cpu, const struct bt_op *op, uint64_t ea)
 		bt_raise(cpu, X86_UD);
 	if (cpu->cr0 & X86_CR0_TS)
 		bt_raise(cpu, X86_NM);
-	bt_vec_check_aligned(cpu, op->seg, ea, 64);
+	bt_xsave_check_aligned(cpu, op, ea, 64);
 }
 
 static void
