@@ -343,6 +343,94 @@ test_restore(void **state)
 	assert_true(faults > 100);
 }
 
+static void
+test_mxcsr(void **state)
+{
+	static const struct {
+		uint8_t len, bytes[5];
+	} insns[] = {
+		{ 3, { 0x0f, 0xae, 0x13 } },       /* LDMXCSR */
+		{ 3, { 0x0f, 0xae, 0x1b } },       /* STMXCSR */
+		{ 4, { 0xc5, 0xf8, 0xae, 0x13 } }, /* VLDMXCSR */
+		{ 4, { 0xc5, 0xf8, 0xae, 0x1b } },
+		{ 4, { 0xc5, 0xfc, 0xae, 0x13 } }, /* L = 1: undefined */
+		{ 4, { 0xc5, 0xe8, 0xae, 0x1b } }, /* vvvv not 1111b: undefined */
+	};
+	struct pair *p = pair_create();
+	unsigned failed = 0;
+
+	for (unsigned i = 0; i < 600 && failed < 10; i++) {
+		uint64_t r = pair_random(p);
+
+		pair_randomize(p);
+		p->in.gpr[X86_RBX] = r & 1 ? PAIR_FIRST + 0xffd : PAIR_FIRST + 8;
+		/* Never bit 17, which some hosts have. */
+		bt_put(p->in.data + (p->in.gpr[X86_RBX] - PAIR_FIRST), 4,
+		    r & 2 ? r >> 8 & 0xffff : r >> 8 & ~BIT(17));
+		failed += !pair_run(
+		    p, insns[i % ARRAY_SIZE(insns)].bytes, insns[i % ARRAY_SIZE(insns)].len);
+	}
+	pair_destroy(p);
+	assert_int_equal(failed, 0);
+}
+
+/* With EFER.FFXSR the XMM registers are left out, at CPL 0 in 64-bit mode (APM 2, 11.4.4). */
+static void
+test_ffxsr(void **state)
+{
+	static const uint8_t save[] = { 0x48, 0x0f, 0xae, 0x03 },
+			     restore[] = { 0x48, 0x0f, 0xae, 0x0b };
+	struct pair *p = pair_create();
+
+	p->base.efer |= X86_EFER_FFXSR;
+	pair_randomize(p);
+	p->in.gpr[X86_RBX] = PAIR_FIRST;
+	pair_run_guest(p, save, sizeof(save));
+	assert_memory_equal(p->guest.data + BT_XSAVE_XMM, p->in.data + BT_XSAVE_XMM, 256);
+	assert_memory_equal(p->guest.data + BT_XSAVE_ST, p->in.xsave + BT_XSAVE_ST, 10);
+	bt_put(p->in.data + BT_XSAVE_MXCSR, 4, BT_MXCSR_RESET);
+	pair_run_guest(p, restore, sizeof(restore));
+	assert_int_equal(p->guest.vector, -1);
+	assert_memory_equal(p->guest.xsave + BT_XSAVE_XMM, p->in.xsave + BT_XSAVE_XMM, 256);
+	assert_memory_equal(p->guest.xsave + BT_XSAVE_ST, p->in.data + BT_XSAVE_ST, 10);
+	pair_destroy(p);
+}
+
+/* #AC by the size of operands and their fields; FNSAVE must not have cleared anything by then. */
+static void
+test_alignment_check(void **state)
+{
+	static const struct {
+		uint8_t len, bytes[4], offset;
+		int vector;
+	} cases[] = {
+		{ 3, { 0x0f, 0x10, 0x03 }, 8, X86_AC }, /* movups */
+		{ 3, { 0x0f, 0x10, 0x03 }, 16, -1 },
+		{ 4, { 0xc5, 0xfc, 0x10, 0x03 }, 16, -1 },    /* 32 bytes go by 16, too */
+		{ 4, { 0xf3, 0x0f, 0x7e, 0x03 }, 4, X86_AC }, /* movq */
+		{ 2, { 0xdb, 0x2b }, 4, X86_AC },             /* fld m80 */
+		{ 2, { 0xdb, 0x2b }, 8, -1 },
+		{ 2, { 0xdd, 0x33 }, 2, X86_AC }, /* fnsave */
+		{ 3, { 0x66, 0xdd, 0x33 }, 2, -1 },
+	};
+	struct pair *p = pair_create();
+	struct x86_state s;
+
+	p->base.cr0 |= X86_CR0_AM;
+	pair_user_mode(p);
+	for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+		pair_randomize(p);
+		bt_put(p->in.xsave + BT_XSAVE_FSW, 2, 0);
+		p->in.rflags |= X86_FL_AC;
+		p->in.gpr[X86_RBX] = PAIR_FIRST + cases[i].offset;
+		assert_int_equal(
+		    pair_run_guest_vector(p, cases[i].bytes, cases[i].len, &s), cases[i].vector);
+		if (cases[i].vector >= 0)
+			assert_memory_equal(s.xsave + BT_XSAVE_ST, p->in.xsave + BT_XSAVE_ST, 128);
+	}
+	pair_destroy(p);
+}
+
 /* XSAVES and XRSTORS, which a host without them does not offer, are checked by what they must do:
  * bring everything back, at CPL 0 and only from the compacted format. */
 static void
@@ -556,6 +644,9 @@ main(void)
 		cmocka_unit_test(test_mmio),
 		cmocka_unit_test(test_save),
 		cmocka_unit_test(test_restore),
+		cmocka_unit_test(test_mxcsr),
+		cmocka_unit_test(test_ffxsr),
+		cmocka_unit_test(test_alignment_check),
 		cmocka_unit_test(test_supervisor),
 		cmocka_unit_test(test_xsave_32),
 		cmocka_unit_test(test_general_registers_32),

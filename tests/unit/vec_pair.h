@@ -40,6 +40,8 @@
 #define PAIR_HANDLERS 0x20000u /* 16 bytes each, all HLT */
 #define PAIR_IDT      0x21000u
 #define PAIR_GDT      0x22000u
+#define PAIR_TSS      0x23000u
+#define PAIR_STACK_0  0x28000u
 #define PAIR_STACK    0x30000u
 #define PAIR_TABLES   0x40000u
 #define PAIR_PAGE(i)  (0x100000u + 0x2000u * (i))
@@ -514,6 +516,33 @@ static inline void
 pair_run_guest_state(struct pair *p, const uint8_t *insn, unsigned len, struct x86_state *s)
 {
 	assert_int_equal(pair_run_guest_any(p, insn, len, s), ENGINE_EXIT_HALT);
+}
+
+/* The base state becomes user mode, in which HLT raises #GP; faults come in on PAIR_STACK_0. */
+static inline void
+pair_user_mode(struct pair *p)
+{
+	p->base.seg[X86_CS].selector = 24 | 3;
+	p->base.seg[X86_SS].selector = 32 | 3;
+	for (int i = 0; i < X86_SEG_COUNT; i++)
+		p->base.seg[i].attr |= 3 << 5; /* DPL */
+	pair_put64(p, PAIR_TSS + 4, PAIR_STACK_0);
+	p->base.tr = (struct x86_segment){ .selector = 40,
+		.base = PAIR_TSS,
+		.limit = 103,
+		.attr = X86_SEG_P | X86_SYS_TSS32_BUSY };
+}
+
+/* Runs code in user mode until it faults: the vector, -1 for the HLT behind it. */
+static inline int
+pair_run_guest_vector(struct pair *p, const uint8_t *insn, unsigned len, struct x86_state *s)
+{
+	uint64_t rip;
+
+	pair_run_guest_state(p, insn, len, s);
+	assert_in_range(s->rip, PAIR_HANDLERS, PAIR_HANDLERS + 512);
+	memcpy(&rip, p->ram + PAIR_STACK_0 - 40, 8);
+	return rip == PAIR_CODE + len ? -1 : (int)(s->rip - 1 - PAIR_HANDLERS) / 16;
 }
 
 /* The same, where only the way it ends is of interest. */

@@ -154,7 +154,7 @@ struct bt_cpu {
 	uint32_t eflags; /* every flag but the arithmetic ones (which are 0 here) */
 	uint8_t lma; /* EFER.LMA: long mode active */
 	uint8_t pe, vm86; /* CR0.PE; EFLAGS.VM */
-	uint8_t fpu_live; /* the guest's vector state is in the host's registers */
+	uint8_t fpu_live; /* not 0: the guest's vector state is in the host's registers (vec_impl.h) */
 	uint8_t activity; /* enum x86_activity */
 	uint8_t shadow; /* BT_SHADOW_*, valid while RIP is shadow_rip: see bt_shadow_set() */
 	uint8_t trap_skip; /* the instruction just run is not followed by a single-step trap */

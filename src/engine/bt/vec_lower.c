@@ -171,8 +171,8 @@ bt_vec_is_mem(const struct bt_insn *in)
 
 /* Loads, stores, compressions and expansions. */
 static uint8_t
-bt_vec_memory_handler(struct bt_cpu *cpu, const struct bt_insn *in, const struct bt_vec_row *row, unsigned size,
-    unsigned elem, struct bt_op *op)
+bt_vec_memory_handler(struct bt_cpu *cpu, const struct bt_insn *in, const struct bt_vec_row *row,
+    unsigned size, unsigned elem, struct bt_op *op)
 {
 	bool store = row->kind == BT_VK_STORE || row->kind == BT_VK_COMPRESS;
 	bool aligned = bt_vec_aligned(cpu, in, row, size);
@@ -201,8 +201,8 @@ bt_vec_maskmov_handler(struct bt_op *op)
 
 /* The handler, and with it what registers the thunk uses and its shape. */
 static uint8_t
-bt_vec_handler_pick(struct bt_cpu *cpu, const struct bt_insn *in, const struct bt_vec_row *row, unsigned elem,
-    struct bt_op *op, struct bt_vec_regs *r, enum bt_thunk_shape *shape)
+bt_vec_handler_pick(struct bt_cpu *cpu, const struct bt_insn *in, const struct bt_vec_row *row,
+    unsigned elem, struct bt_op *op, struct bt_vec_regs *r, enum bt_thunk_shape *shape)
 {
 	bool mem = bt_vec_is_mem(in);
 
