@@ -268,7 +268,7 @@ bt_run_step(struct bt_cpu *cpu)
 {
 	uint64_t rip = cpu->r[BT_REG_RIP];
 	bool trap = cpu->eflags & X86_FL_TF;
-	bool rf = bt_rf_live(cpu);
+	bool rf = bt_rf_live(cpu), repeated;
 	struct bt_block *b;
 
 	if (cpu->watch_code && !rf && bt_shadow_live(cpu) != BT_SHADOW_MOV_SS) {
@@ -282,9 +282,10 @@ bt_run_step(struct bt_cpu *cpu)
 	}
 	cpu->trap_skip = 0;
 	b = bt_block_single(cpu);
+	repeated = bt_block_ops(b)->flags & (BT_OP_REP | BT_OP_REPNE);
 	bt_run_block(cpu, b);
-	/* A repeated string instruction that is not finished keeps both. */
-	if (cpu->r[BT_REG_RIP] != rip) {
+	/* A repeated string instruction that is not finished keeps both; a jump to itself does not. */
+	if (cpu->r[BT_REG_RIP] != rip || !repeated) {
 		if (rf && cpu->rf_rip == rip)
 			cpu->eflags &= ~X86_FL_RF;
 		if (cpu->shadow_rip == rip)
