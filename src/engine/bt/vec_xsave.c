@@ -113,16 +113,10 @@ bt_xsave_check(struct bt_cpu *cpu, const struct bt_op *op, uint64_t ea)
 static void
 bt_fxsave_check(struct bt_cpu *cpu, const struct bt_op *op, uint64_t ea)
 {
-	uint64_t la;
-
 	if (cpu->cr0 & (X86_CR0_EM | X86_CR0_TS))
 		bt_raise(cpu, X86_NM);
-	/* These look at the address before its alignment, and for #AC at that of the fields. */
-	la = bt_la(cpu, op->seg, ea, 4, BT_READ);
-	if (!bt_canonical(cpu, la))
-		bt_raise_error(cpu, op->seg == X86_SS ? X86_SSF : X86_GP, 0);
-	if (la & 15)
-		bt_raise_error(cpu, X86_GP, 0);
+	bt_la(cpu, op->seg, ea, 4, BT_READ); /* #AC goes by the fields' alignment */
+	bt_xsave_check_aligned(cpu, op, ea, 16);
 }
 
 /* The components an instruction is asked for: EDX:EAX. */
