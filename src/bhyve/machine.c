@@ -375,6 +375,7 @@ machine_tables_build(struct machine *m, uint64_t *rsdp)
 	const struct acpi_pci pci = machine_pci_describe(m, prt);
 	const struct acpi_params acpi = {
 		.i8042 = true,
+		.i8042_aux = true,
 		.hpet = true,
 		.pci = &pci,
 		.devices = m->com,

@@ -6,10 +6,12 @@
  *	keyboard: replies, keys  ->  (translation)  -\
  *	                                              >  output buffer, status, IRQ 1  ->  port 0x60
  *	controller: replies  -----------------------/
+ *	mouse: replies, movement  ->  output buffer, status, IRQ 12  ->  port 0x60
  *
  * The output buffer holds one byte; the next enters it when the guest has read that.
  */
 #include "chipset/i8042.h"
+#include "chipset/ps2_mouse.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -27,6 +29,7 @@
 #define KBC_ST_SYS BIT(2) /* as in the command byte */
 #define KBC_ST_CMD BIT(3) /* the last write was to port 0x64 */
 #define KBC_ST_UNLOCKED BIT(4) /* the keyboard lock is open */
+#define KBC_ST_AUX BIT(5) /* the byte is the auxiliary device's (PS/2) */
 
 /* Command byte (AT, command 60; PS/2) */
 #define KBC_CB_KBD_INT BIT(0)
@@ -45,7 +48,7 @@
 #define KBC_AUX_OFF 0xa7
 #define KBC_AUX_ON 0xa8
 #define KBC_AUX_TEST 0xa9
-#define KBC_AUX_TEST_CLOCK_LOW 0x01
+#define KBC_AUX_TEST_OK 0x00
 #define KBC_SELF_TEST 0xaa
 #define KBC_SELF_TEST_OK 0x55
 #define KBC_KBD_TEST 0xab
@@ -106,6 +109,7 @@ struct i8042 {
 	uint8_t data; /* the output buffer */
 	bool full;
 	bool data_is_kbd; /* what is in it came from the keyboard, and interrupts */
+	bool data_is_aux; /* or from the mouse */
 	uint8_t reply[KBC_REPLY_SIZE]; /* the controller's own, next in reply[0] */
 	uint8_t reply_count;
 	bool after_break; /* translation: 0xf0 went by */
@@ -117,6 +121,8 @@ struct i8042 {
 	uint8_t kbd_set; /* scan code set, 1 or 2 */
 	uint8_t kbd_leds, kbd_rate;
 	bool kbd_scanning;
+
+	struct ps2_mouse mouse;
 };
 
 /* Scan code set 2 to set 1 (AT, "Keyboard Scan Codes", and PS/2); codes from 0x80 on are unchanged
@@ -165,6 +171,8 @@ kbc_irq_update(struct i8042 *c)
 	bool level = c->full && c->data_is_kbd && (c->ram[0] & KBC_CB_KBD_INT) != 0;
 
 	vm_irq_set(c->vm, I8042_KBD_IRQ, level, c);
+	level = c->full && c->data_is_aux && (c->ram[0] & KBC_CB_AUX_INT) != 0;
+	vm_irq_set(c->vm, I8042_AUX_IRQ, level, c);
 }
 
 /* The next byte the keyboard sends; false if it has none, or none that leaves a byte after
@@ -194,10 +202,16 @@ kbc_update(struct i8042 *c)
 		c->reply_count--;
 		memmove(c->reply, c->reply + 1, c->reply_count);
 		c->full = true;
-		c->data_is_kbd = false;
+		c->data_is_kbd = c->data_is_aux = false;
 	} else if (!c->full && (c->ram[0] & KBC_CB_KBD_OFF) == 0 && kbc_kbd_next(c)) {
 		c->full = true;
 		c->data_is_kbd = true;
+		c->data_is_aux = false;
+	} else if (!c->full && (c->ram[0] & KBC_CB_AUX_OFF) == 0 &&
+	    ps2_mouse_next(&c->mouse, &c->data)) {
+		c->full = true;
+		c->data_is_kbd = false;
+		c->data_is_aux = true;
 	}
 	kbc_irq_update(c);
 }
@@ -327,6 +341,15 @@ unlock:
 	pthread_mutex_unlock(&c->lock);
 }
 
+void
+i8042_mouse_event(struct i8042 *c, int dx, int dy, unsigned buttons)
+{
+	pthread_mutex_lock(&c->lock);
+	ps2_mouse_event(&c->mouse, dx, dy, buttons);
+	kbc_update(c);
+	pthread_mutex_unlock(&c->lock);
+}
+
 /* --- Controller --- */
 
 /* The output port; the guest asks for a reset by pulling bit 0 low. */
@@ -361,7 +384,7 @@ kbc_command(struct i8042 *c, uint8_t val)
 	case KBC_PASSWORD_TEST: kbc_reply(c, KBC_PASSWORD_NONE); break;
 	case KBC_AUX_OFF: c->ram[0] |= KBC_CB_AUX_OFF; break;
 	case KBC_AUX_ON: c->ram[0] &= ~KBC_CB_AUX_OFF; break;
-	case KBC_AUX_TEST: kbc_reply(c, KBC_AUX_TEST_CLOCK_LOW); break;
+	case KBC_AUX_TEST: kbc_reply(c, KBC_AUX_TEST_OK); break;
 	case KBC_SELF_TEST:
 		c->ram[0] |= KBC_CB_SYS;
 		kbc_reply(c, KBC_SELF_TEST_OK);
@@ -397,14 +420,22 @@ kbc_data(struct i8042 *c, uint8_t val)
 		if (!c->full) {
 			c->data = val;
 			c->full = c->data_is_kbd = true;
+			c->data_is_aux = false;
 		}
 		break;
 	case KBC_WRITE_AUX_BUFFER:
-		/* Without an auxiliary port the byte comes back as the controller's own, at once: a
-		 * guest need not wait half a second to learn that there is none. */
-		kbc_reply(c, val);
+		/* As if the mouse had sent it. */
+		if (!c->full) {
+			c->data = val;
+			c->full = c->data_is_aux = true;
+			c->data_is_kbd = false;
+		}
 		break;
-	case KBC_WRITE_AUX: break; /* nobody there */
+	case KBC_WRITE_AUX:
+		/* As with the keyboard, sending switches the interface on. */
+		c->ram[0] &= ~KBC_CB_AUX_OFF;
+		ps2_mouse_write(&c->mouse, val);
+		break;
 	default:
 		/* Sending to the keyboard switches its interface on (AT, "Input Buffer"). */
 		c->ram[0] &= ~KBC_CB_KBD_OFF;
@@ -457,7 +488,7 @@ i8042_status_read(void *ctx, uint64_t off, int size)
 
 	pthread_mutex_lock(&c->lock);
 	if (c->full)
-		val |= KBC_ST_OBF;
+		val |= KBC_ST_OBF | (c->data_is_aux ? KBC_ST_AUX : 0);
 	if ((c->ram[0] & KBC_CB_SYS) != 0)
 		val |= KBC_ST_SYS;
 	if (c->last_command != 0)
@@ -495,7 +526,8 @@ i8042_state(void *ctx, struct vm_state *s)
 	uint8_t *const regs[] = { &c->output_port, &c->command, &c->last_command, &c->data,
 		&c->reply_count, &c->queue_count, &c->kbd_command, &c->kbd_last, &c->kbd_set,
 		&c->kbd_leds, &c->kbd_rate };
-	bool *const flags[] = { &c->full, &c->data_is_kbd, &c->after_break, &c->kbd_scanning };
+	bool *const flags[] = { &c->full, &c->data_is_kbd, &c->data_is_aux, &c->after_break,
+		&c->kbd_scanning };
 
 	vm_state_section(s, "i8042", 0, 1);
 	vm_state_bytes(s, c->ram, sizeof(c->ram));
@@ -505,6 +537,7 @@ i8042_state(void *ctx, struct vm_state *s)
 		vm_state_bool(s, flags[i]);
 	vm_state_bytes(s, c->reply, sizeof(c->reply));
 	vm_state_bytes(s, c->queue, sizeof(c->queue));
+	ps2_mouse_state(&c->mouse, s);
 	if (vm_state_loading(s)) {
 		/* What was refused must still be safe to run on. */
 		if (c->reply_count > KBC_REPLY_SIZE || c->queue_count > KBD_QUEUE_SIZE) {
@@ -530,6 +563,7 @@ i8042_create(struct vm *vm, struct i8042 **out)
 	c->output_port = KBC_OUT_RUN | KBC_OUT_A20;
 	kbd_defaults(c);
 	c->kbd_scanning = true;
+	ps2_mouse_reset(&c->mouse);
 	pthread_mutex_init(&c->lock, NULL);
 	c->data_range = (struct vm_range){ &i8042_data_ops, c, VM_PIO, I8042_DATA, 1, false };
 	c->command_range =

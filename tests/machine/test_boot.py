@@ -11,10 +11,15 @@ BAD = re.compile(r"firmware bug|acpi error|acpi bios error|lost (timer|interrupt
                  r"|\bbug:|oops|unstable|spurious (irq|interrupt)|stall|soft lockup|nobody cared", re.I)
 
 
+# Linux measures the TSC against the 8254 in a loop that one interruption by the host spoils; it then takes
+# the HPET. On a busy host that is no fault of the machine's.
+BUSY_HOST = re.compile(r"tsc: Unable to calibrate against PIT")
+
+
 def dmesg_complaints(g):
     """Every message of level warning or worse, and others that complain."""
     return [line for line in g.run("dmesg -r").splitlines()
-            if re.match(r"<[0-4]>", line) or BAD.search(line)]
+            if (re.match(r"<[0-4]>", line) or BAD.search(line)) and not BUSY_HOST.search(line)]
 
 
 @pytest.mark.parametrize("flavour, machine", [("cloud", "x86_64"), ("amd64", "x86_64"), ("i386", "i686")])

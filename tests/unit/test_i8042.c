@@ -109,20 +109,74 @@ test_command_byte(void **state)
 	assert_reply(0x99);
 }
 
-/* No auxiliary device, and a driver learns it at once. */
 static void
-test_no_aux(void **state)
+assert_aux_reply(int val)
+{
+	assert_int_equal(inb(&f.t, CMD) & (0x20 | OBF), 0x20 | OBF);
+	assert_int_equal(inb(&f.t, DATA), val);
+}
+
+/* To the mouse, which answers ACK. */
+static void
+mouse(uint8_t val)
+{
+	command(0xd4, val);
+	assert_aux_reply(0xfa);
+}
+
+static void
+test_aux_port(void **state)
 {
 	command(0xd3, 0x5a);
-	assert_int_equal(inb(&f.t, CMD) & (0x20 | OBF), OBF); /* not from the auxiliary port */
-	assert_reply(0x5a);
+	assert_aux_reply(0x5a);
 	command(0xa9, -1);
-	assert_reply(0x01);
-	command(0xd4, 0xf2);
-	assert_no_reply();
+	assert_reply(0x00);
+	mouse(0xf2);
+	assert_aux_reply(0x00);
 	/* What follows is for the keyboard again. */
 	outb(&f.t, DATA, 0xee);
 	assert_reply(0xee);
+	/* Off: what the mouse has to say waits. */
+	command(0xd4, 0xff);
+	assert_aux_reply(0xfa);
+	command(0xa7, -1);
+	assert_int_equal(inb(&f.t, CMD) & (0x20 | OBF), 0x20 | OBF); /* this one was there before */
+	assert_aux_reply(0xaa);
+	assert_no_reply();
+	command(0xa8, -1);
+	assert_aux_reply(0x00);
+}
+
+static void
+test_mouse_reports(void **state)
+{
+	mouse(0xf6);
+	i8042_mouse_event(f.kbc, 5, 5, 0); /* reports are off */
+	assert_no_reply();
+	mouse(0xf3);
+	mouse(200);
+	mouse(0xe8);
+	mouse(3);
+	mouse(0xf4);
+	mouse(0xe9);
+	assert_aux_reply(0x20);
+	assert_aux_reply(3);
+	assert_aux_reply(200);
+	i8042_mouse_event(f.kbc, 10, -3, 1);
+	assert_aux_reply(0x08 | 0x20 | 1);
+	assert_aux_reply(10);
+	assert_aux_reply(0xfd);
+	i8042_mouse_event(f.kbc, -300, 0, 6); /* too far: clipped and marked */
+	assert_aux_reply(0x08 | 0x40 | 0x10 | 6);
+	assert_aux_reply(0x00);
+	assert_aux_reply(0);
+	/* Flooded, it drops whole reports. */
+	for (int i = 0; i < 1000; i++)
+		i8042_mouse_event(f.kbc, 1, 1, 0);
+	for (int i = 0; (inb(&f.t, CMD) & OBF) != 0; i++)
+		assert_int_equal(inb(&f.t, DATA), i % 3 == 0 ? 0x08 : 1);
+	command(0xd4, 0x77);
+	assert_aux_reply(0xfe);
 }
 
 static void
@@ -415,7 +469,8 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(test_self_tests),
 		TEST(test_command_byte),
-		TEST(test_no_aux),
+		TEST(test_aux_port),
+		TEST(test_mouse_reports),
 		TEST(test_keyboard_reset_and_identify),
 		TEST(test_keyboard_commands),
 		TEST(test_scan_code_sets),
