@@ -164,16 +164,24 @@ bt_la_next(const struct bt_cpu *cpu, uint64_t la, int n)
 	return cpu->lma ? la + (uint64_t)n : (uint32_t)(la + (uint64_t)n);
 }
 
+/* How much of an access lies in its first page. One that runs into addresses that are not canonical faults
+ * before any page is looked at. */
 static int
-bt_first_part(uint64_t la, int size)
+bt_first_part(struct bt_cpu *cpu, int seg, uint64_t la, int size)
 {
-	return MIN(size, (int)(0x1000 - (la & 0xfff)));
+	int first = (int)(0x1000 - (la & 0xfff));
+
+	if (likely(first >= size))
+		return size;
+	if (!bt_canonical(cpu, bt_la_next(cpu, la, first)))
+		bt_raise_noncanonical(cpu, seg);
+	return first;
 }
 
 static uint64_t
 bt_load_set(struct bt_cpu *cpu, enum bt_tlb_set set, int seg, uint64_t la, int size)
 {
-	int first = bt_first_part(la, size);
+	int first = bt_first_part(cpu, seg, la, size);
 	struct bt_place a, b;
 	uint64_t val;
 
@@ -188,7 +196,7 @@ bt_load_set(struct bt_cpu *cpu, enum bt_tlb_set set, int seg, uint64_t la, int s
 static void
 bt_store_set(struct bt_cpu *cpu, enum bt_tlb_set set, int seg, uint64_t la, int size, uint64_t val)
 {
-	int first = bt_first_part(la, size);
+	int first = bt_first_part(cpu, seg, la, size);
 	struct bt_place a, b;
 
 	bt_place_find(cpu, set, seg, la, BT_WRITE_ONLY, &a);
@@ -288,7 +296,7 @@ void *
 bt_window_slow(struct bt_cpu *cpu, struct bt_window *w, int seg, uint64_t la, int size, int access)
 {
 	enum bt_tlb_set set = bt_set_current(cpu);
-	int first = bt_first_part(la, size);
+	int first = bt_first_part(cpu, seg, la, size);
 	struct bt_place a, b = { 0 };
 
 	w->write = access != BT_READ;
@@ -367,7 +375,7 @@ bt_probe_set(struct bt_cpu *cpu, enum bt_tlb_set set, int seg, uint64_t la, int 
 	struct bt_place p;
 
 	while (size > 0) {
-		int n = bt_first_part(la, size);
+		int n = bt_first_part(cpu, seg, la, size);
 
 		bt_place_find(cpu, set, seg, la, access, &p);
 		la = bt_la_next(cpu, la, n);

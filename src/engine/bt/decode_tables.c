@@ -250,8 +250,8 @@ const struct bt_opcode_row bt_decode_rows_0f[] = {
 	{ 0x01, P_ANY, R_(6), OP(LMSW, RM, W, NONE, M) },
 	{ 0x01, P_ANY, R_(0), OP(SGDT, RM, NAT, NONE, MEM) },
 	{ 0x01, P_ANY, R_(1), OP(SIDT, RM, NAT, NONE, MEM) },
-	{ 0x01, P_ANY, R_(2), OP(LGDT, RM, NAT, NONE, MEM) },
-	{ 0x01, P_ANY, R_(3), OP(LIDT, RM, NAT, NONE, MEM) },
+	{ 0x01, P_ANY, R_(2), OP(LGDT, RM, V, NONE, MEM) },
+	{ 0x01, P_ANY, R_(3), OP(LIDT, RM, V, NONE, MEM) },
 	{ 0x01, P_ANY, R_(7), OP(INVLPG, RM, B, NONE, MEM) },
 
 	{ 0xae, P_F3, RR(0), OP(RDFSBASE, RM, Y, NONE, M) },
