@@ -16,7 +16,7 @@ WARN := -Wall -Wextra -Wshadow -Wimplicit-fallthrough -Wstrict-prototypes -Wmiss
 CFLAGS ?= -O2 -g
 ALL_CFLAGS := -std=gnu17 $(CFLAGS) $(WARN) -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -Isrc -pthread \
 	-fno-strict-aliasing -fvisibility=hidden -MMD -MP
-ALL_LDFLAGS := -pthread $(LDFLAGS)
+ALL_LDFLAGS := -pthread -Wl,--as-needed $(LDFLAGS)
 ifdef SAN
 ALL_CFLAGS += -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 ALL_LDFLAGS += -fsanitize=address,undefined
