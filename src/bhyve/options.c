@@ -141,6 +141,11 @@ options_set(struct config *node, const char *who, const char *name, const char *
 		    OPTIONS_NAME_MAX);
 		return -EINVAL;
 	}
+	/* In a file it would be a comment. */
+	if (name[0] == '#') {
+		log_error(who, "'%s' cannot be set: it is no name", name);
+		return -EINVAL;
+	}
 	err = config_set(node, name, value);
 	if (err == -ENOMEM)
 		log_error(who, "out of memory");
