@@ -13,6 +13,9 @@
  * Input waits in the host until the guest listens: until it enables the received-data interrupt or
  * evidently polls. Drivers clear the FIFO when they start, and what was typed or piped in before
  * would be lost. While the guest listens, characters never overrun: they wait for space.
+ *
+ * For the same reason characters that are cleared from the receive FIFO unread go back to the line
+ * unless the guest meant to drop them: see uart_rx_clear().
  */
 #include "chipset/uart.h"
 
@@ -93,6 +96,7 @@
 
 #define UART_FIFO_SIZE 16u
 #define UART_LINE_SIZE 256u /* characters under way to the receiver */
+#define UART_LINE_ROOM (UART_LINE_SIZE - UART_FIFO_SIZE) /* that come in; the rest may go back */
 #define UART_CLOCK_HZ 1843200u
 
 /* Reads of LSR, the transmitter empty and nothing in between, after which the guest evidently polls
@@ -119,6 +123,7 @@ struct uart {
 	uint8_t lsr; /* the error bits; the others follow from the FIFOs */
 	uint8_t rx[UART_FIFO_SIZE]; /* rx[0] is next in RBR */
 	uint8_t rx_count;
+	bool rx_looped; /* what is in rx was sent by the guest itself */
 	bool rx_timeout; /* characters sit in the FIFO below its trigger level */
 	uint8_t tx[UART_FIFO_SIZE]; /* what the host did not take yet */
 	uint8_t tx_count;
@@ -201,6 +206,7 @@ uart_rx_timeout_restart(struct uart *u)
 	bool wanted = (u->fcr & UART_FCR_ENABLE) != 0 && u->rx_count > 0;
 
 	u->rx_timeout = false;
+	u->rx_looped = u->rx_looped && u->rx_count > 0;
 	if (wanted && u->rx_count < uart_rx_trigger(u))
 		vm_timer_arm(u->rx_timer, vm_clock_ns(vm_loop(u->vm)) + uart_timeout_ns(u));
 	else if (vm_timer_armed(u->rx_timer))
@@ -264,10 +270,11 @@ static size_t
 uart_chardev_room(void *ctx)
 {
 	struct uart *u = ctx;
-	size_t room;
+	size_t room = 0;
 
 	pthread_mutex_lock(&u->lock);
-	room = uart_listening(u) ? UART_LINE_SIZE - u->line_count : 0;
+	if (uart_listening(u) && u->line_count < UART_LINE_ROOM)
+		room = UART_LINE_ROOM - u->line_count;
 	pthread_mutex_unlock(&u->lock);
 	return room;
 }
@@ -314,6 +321,7 @@ uart_thre_assert(struct uart *u)
 static void
 uart_loop_back(struct uart *u, uint8_t val)
 {
+	u->rx_looped = true;
 	if (u->rx_count < uart_fifo_size(u)) {
 		u->rx[u->rx_count++] = val;
 	} else {
@@ -459,9 +467,29 @@ uart_ier_write(struct uart *u, uint8_t val)
 	uart_irq_update(u);
 }
 
+/* The line's next characters are again those in the FIFO. */
 static void
-uart_rx_clear(struct uart *u)
+uart_rx_return(struct uart *u)
 {
+	while (u->rx_count > 0 && u->line_count < UART_LINE_SIZE) {
+		u->line_head = (u->line_head + UART_LINE_SIZE - 1) % UART_LINE_SIZE;
+		u->line[u->line_head] = u->rx[--u->rx_count];
+		u->line_count++;
+	}
+}
+
+/*
+ * What a driver drops on purpose, by clearing the FIFO while it listens, is dropped. But Linux
+ * enables interrupts when it opens the port and sets the line's mode after that, with it the FIFO;
+ * and it clears the FIFO when it is done with the port. At a wire's speed few characters come in
+ * between; from here a whole line does, and its first character was lost. That these come a moment
+ * later than they might have is nothing a guest could object to.
+ */
+static void
+uart_rx_clear(struct uart *u, bool drop)
+{
+	if (!drop && !u->rx_looped)
+		uart_rx_return(u);
 	u->rx_count = 0;
 	uart_rx_timeout_restart(u);
 }
@@ -482,11 +510,12 @@ uart_fcr_write(struct uart *u, uint8_t val)
 	/* Changing the mode clears both FIFOs; other bits count only with bit 0 set (8.5). */
 	bool toggled = ((val ^ u->fcr) & UART_FCR_ENABLE) != 0;
 	bool on = (val & UART_FCR_ENABLE) != 0;
+	bool drop = !toggled && uart_listening(u);
 
 	u->fcr = on ? val & ~(UART_FCR_CLEAR_RX | UART_FCR_CLEAR_TX) : 0;
 	u->polls = 0;
 	if (toggled || (on && (val & UART_FCR_CLEAR_RX) != 0))
-		uart_rx_clear(u);
+		uart_rx_clear(u, drop);
 	if (toggled || (on && (val & UART_FCR_CLEAR_TX) != 0))
 		uart_tx_clear(u);
 	uart_receive(u);
@@ -656,7 +685,8 @@ uart_state(void *ctx, struct vm_state *s)
 	struct uart *u = ctx;
 	uint8_t *const regs[] = { &u->ier, &u->fcr, &u->lcr, &u->mcr, &u->msr, &u->scr, &u->dll,
 		&u->dlm, &u->lsr, &u->rx_count, &u->tx_count, &u->thre_burst, &u->polls };
-	bool *const flags[] = { &u->rx_timeout, &u->tx_stalled, &u->thre_pending, &u->thre_due };
+	bool *const flags[] = { &u->rx_looped, &u->rx_timeout, &u->tx_stalled, &u->thre_pending,
+		&u->thre_due };
 
 	vm_state_section(s, "uart", u->params.base, 1);
 	for (size_t i = 0; i < ARRAY_SIZE(regs); i++)

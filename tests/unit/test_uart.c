@@ -460,6 +460,111 @@ test_input_before_guest_listens(void **state)
 	}
 }
 
+/* All that has come so far is read and is as expected. */
+static void
+assert_received(const char *text)
+{
+	for (const char *p = text; *p != '\0'; p++) {
+		assert_int_equal(inb(&f.t, LSR) & LSR_DR, LSR_DR);
+		assert_int_equal(inb(&f.t, RBR), *p);
+		settle();
+	}
+	assert_int_equal(inb(&f.t, LSR) & LSR_DR, 0);
+}
+
+/* Linux's driver opens the port: it clears the FIFOs, and enables interrupts before it has set the
+ * line's mode, which switches the FIFO on. */
+static void
+linux_open(void)
+{
+	outb(&f.t, IER, 0x00);
+	outb(&f.t, FCR, 0x01);
+	outb(&f.t, FCR, 0x07);
+	outb(&f.t, FCR, 0x00);
+	inb(&f.t, LSR);
+	inb(&f.t, RBR);
+	inb(&f.t, IIR);
+	inb(&f.t, MSR);
+	outb(&f.t, LCR, 0x03);
+	outb(&f.t, MCR, MCR_OUT2 | 1);
+	outb(&f.t, IER, 0x05);
+	settle();
+	outb(&f.t, LCR, 0x93);
+	outb(&f.t, COM1, 1);
+	outb(&f.t, LCR, 0x13);
+	outb(&f.t, FCR, 0x01);
+	outb(&f.t, FCR, 0x81);
+	outb(&f.t, MCR, MCR_OUT2 | 3);
+	settle();
+}
+
+static void
+linux_close(void)
+{
+	outb(&f.t, IER, 0x00);
+	outb(&f.t, MCR, MCR_OUT2 | 3);
+	outb(&f.t, FCR, 0x01);
+	outb(&f.t, FCR, 0x07);
+	outb(&f.t, FCR, 0x00);
+	inb(&f.t, RBR);
+}
+
+static void
+test_input_while_linux_opens(void **state)
+{
+	peer_send("poweroff\n");
+	linux_open();
+	assert_received("poweroff\n");
+}
+
+/* What came while the port was open and was not read waits for the next one to open it. */
+static void
+test_input_while_linux_closes(void **state)
+{
+	char text[200];
+
+	for (size_t i = 0; i < sizeof(text); i++)
+		text[i] = (char)('a' + i % 26);
+	text[sizeof(text) - 1] = '\0';
+	linux_open();
+	peer_send(text);
+	for (int i = 0; i < 5; i++)
+		assert_int_equal(inb(&f.t, RBR), text[i]);
+	linux_close();
+	peer_send("more");
+	assert_int_equal(inb(&f.t, LSR) & LSR_DR, 0);
+	linux_open();
+	for (int i = 5; i < (int)sizeof(text) - 1; i++)
+		assert_int_equal(inb(&f.t, RBR), text[i]);
+	settle();
+	assert_received("more");
+}
+
+/* A driver that listens and clears the FIFO wants to be rid of what is in it, and of no more. */
+static void
+test_input_cleared(void **state)
+{
+	outb(&f.t, FCR, 0x01);
+	outb(&f.t, IER, 0x01);
+	peer_send("0123456789abcdefXY");
+	outb(&f.t, FCR, 0x03);
+	settle();
+	assert_received("XY");
+}
+
+/* What the guest sent to itself does not come from the line. */
+static void
+test_loop_data_is_not_returned(void **state)
+{
+	outb(&f.t, FCR, 0x01);
+	outb(&f.t, MCR, MCR_LOOP);
+	outb(&f.t, THR, 'x');
+	outb(&f.t, MCR, 0);
+	outb(&f.t, FCR, 0x00);
+	outb(&f.t, IER, 0x01);
+	assert_received("");
+}
+
 /* Fills the host's buffers with a pattern until the UART says it is not empty; returns how many. */
 static unsigned
 fill_output(void)
@@ -765,6 +870,10 @@ main(void)
 		TEST_LINE(test_output),
 		TEST_LINE(test_input_interrupts),
 		TEST_LINE(test_input_before_guest_listens),
+		TEST_LINE(test_input_while_linux_opens),
+		TEST_LINE(test_input_while_linux_closes),
+		TEST_LINE(test_input_cleared),
+		TEST(test_loop_data_is_not_returned),
 		TEST_LINE(test_input_kept_while_transmitter_waits),
 		TEST_LINE(test_input_polled),
 		TEST_LINE(test_input_never_overruns),
