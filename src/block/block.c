@@ -12,11 +12,13 @@
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <linux/futex.h>
 #include <semaphore.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -63,16 +65,27 @@ block_req_list_take(struct block_req_list *l)
 void
 block_wake(struct block *b)
 {
-	if (atomic_load(&b->asleep) && atomic_exchange(&b->asleep, false))
+	uint32_t how = atomic_load(&b->asleep);
+
+	if (how == BLOCK_AWAKE)
+		return;
+	how = atomic_exchange(&b->asleep, BLOCK_AWAKE);
+	if (how == BLOCK_ASLEEP_FD)
 		(void)eventfd_write(b->wake_fd, 1); /* fails only when the counter is full */
+	else if (how == BLOCK_ASLEEP_FUTEX)
+		(void)syscall(SYS_futex, &b->asleep, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
 }
 
 void
 block_sleep(struct block *b)
 {
-	eventfd_t n;
+	uint32_t fd = BLOCK_ASLEEP_FD;
 
-	(void)eventfd_read(b->wake_fd, &n); /* EINTR: the loop comes round again */
+	/* Woken meanwhile: the event is left in the eventfd, and the next sleep there is a short one. */
+	if (!atomic_compare_exchange_strong(&b->asleep, &fd, BLOCK_ASLEEP_FUTEX))
+		return;
+	while (atomic_load(&b->asleep) == BLOCK_ASLEEP_FUTEX)
+		(void)syscall(SYS_futex, &b->asleep, FUTEX_WAIT_PRIVATE, BLOCK_ASLEEP_FUTEX, NULL, NULL, 0);
 }
 
 /* --- Works --- */
@@ -369,10 +382,10 @@ block_may_sleep(struct block *b)
 {
 	if (b->done.first != NULL || ((b->idle_works != NULL || b->ending) && block_is_idle(b)))
 		return false;
-	atomic_store(&b->asleep, true);
+	atomic_store(&b->asleep, BLOCK_ASLEEP_FD);
 	if (atomic_load(&b->inbox) == NULL)
 		return true;
-	atomic_store(&b->asleep, false);
+	atomic_store(&b->asleep, BLOCK_AWAKE);
 	return false;
 }
 
@@ -387,7 +400,7 @@ block_poll(struct block *b)
 		b->backend->poll(b, wait);
 	else if (wait)
 		block_sleep(b);
-	atomic_store_explicit(&b->asleep, false, memory_order_relaxed);
+	atomic_store_explicit(&b->asleep, BLOCK_AWAKE, memory_order_relaxed);
 }
 
 static void *

@@ -78,6 +78,9 @@ struct block_counters { /* written by the disk's thread only */
 	_Atomic uint64_t zeroes_detected, bounced, sleeps, reconnects;
 };
 
+/* A futex costs less to wake, but only the eventfd can be waited for together with the host's answers. */
+enum block_sleep { BLOCK_AWAKE, BLOCK_ASLEEP_FD, BLOCK_ASLEEP_FUTEX };
+
 struct block {
 	/* Constant while open. */
 	const struct block_backend *backend;
@@ -98,7 +101,7 @@ struct block {
 
 	/* From all threads to the disk's: a stack, newest first. */
 	_Atomic(struct block_work *) inbox;
-	atomic_bool asleep; /* the disk's thread is, or is about to be: wake it */
+	_Atomic uint32_t asleep; /* enum block_sleep: how the disk's thread sleeps, or is about to */
 
 	/* The disk's thread only. */
 	bool ending;
@@ -118,7 +121,8 @@ struct block {
 
 /* Any thread: has poll() return. */
 void block_wake(struct block *b);
-/* The disk's thread, for back ends that have no descriptor of their own: sleeps until block_wake(). */
+/* The disk's thread, in poll() with wait: sleeps until block_wake(), where the host owes no answer that
+ * comes another way. */
 void block_sleep(struct block *b);
 
 /* The disk's thread: the request ended with 0 or -errno. */

@@ -177,7 +177,9 @@ file_uring_poll(struct file_uring *u, bool wait)
 {
 	/* What they return needs no care: calls that were not taken stay in the queue for the next round,
 	 * and each reports for itself. */
-	if (wait)
+	if (wait && u->f->b->in_flight == 0)
+		block_sleep(u->f->b);
+	else if (wait)
 		(void)io_uring_submit_and_wait(&u->ring, 1);
 	else if (u->f->b->in_flight != 0 || io_uring_sq_ready(&u->ring) != 0)
 		(void)io_uring_submit_and_get_events(&u->ring);

@@ -1,0 +1,325 @@
+/*
+ * bench_block FILE [SECONDS]: what block/ gets from a file with O_DIRECT beside fio with io_uring. Each
+ * figure is the best of some rounds in turn, because the host may have other things to do meanwhile.
+ *
+ * "device": a driver's thread fills a ring of commands and rings a doorbell, a work on the disk's thread
+ * submits them, and when some are done the driver is woken: what a device model does, without a guest.
+ * "inline": callbacks submit the next request themselves: what the disk's thread can do at most.
+ */
+#include "base/bits.h"
+#include "base/config.h"
+#include "block/block.h"
+#include "vm/loop.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <semaphore.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+#define BENCH_SIZE MIB(1024)
+#define BENCH_DEPTH_MAX 64
+#define BENCH_ROUNDS 3
+
+struct bench_case {
+	const char *name, *fio_rw;
+	enum block_op op;
+	bool random;
+	unsigned len, depth;
+};
+
+static const struct bench_case bench_cases[] = {
+	{ "4k random read, depth 1", "randread", BLOCK_READ, true, 4096, 1 },
+	{ "4k random read, depth 32", "randread", BLOCK_READ, true, 4096, 32 },
+	{ "4k random write, depth 1", "randwrite", BLOCK_WRITE, true, 4096, 1 },
+	{ "4k random write, depth 32", "randwrite", BLOCK_WRITE, true, 4096, 32 },
+	{ "256k read, depth 8", "read", BLOCK_READ, false, 262144, 8 },
+	{ "256k write, depth 8", "write", BLOCK_WRITE, false, 262144, 8 },
+};
+
+struct bench_result {
+	double iops, cpu_us; /* per I/O */
+};
+
+struct bench;
+
+struct bench_slot {
+	struct block_req req;
+	struct iovec iov;
+	struct bench_slot *next; /* in the ring, or among those done */
+};
+
+struct bench {
+	const struct bench_case *c;
+	struct block *disk;
+	bool inline_mode;
+	uint64_t at, ios;
+	uint64_t seed;
+	atomic_bool stop;
+	struct bench_slot slots[BENCH_DEPTH_MAX];
+	struct block_work kick, raise;
+	_Atomic(struct bench_slot *) ring, done; /* stacks: to be submitted; for the driver */
+	sem_t woken, over;
+};
+
+static uint64_t
+bench_offset(struct bench *b)
+{
+	uint64_t blocks = BENCH_SIZE / b->c->len;
+
+	if (!b->c->random)
+		return b->at++ % blocks * b->c->len;
+	b->seed = b->seed * 6364136223846793005u + 1442695040888963407u;
+	return (b->seed >> 33) % blocks * b->c->len;
+}
+
+static void
+bench_push(_Atomic(struct bench_slot *) *list, struct bench_slot *s)
+{
+	struct bench_slot *head = atomic_load(list);
+
+	do {
+		s->next = head;
+	} while (!atomic_compare_exchange_weak(list, &head, s));
+}
+
+static void
+bench_submit(struct bench *b, struct bench_slot *s)
+{
+	s->req.offset = bench_offset(b);
+	block_submit(b->disk, &s->req);
+}
+
+static void
+bench_done(struct block_req *req, int err)
+{
+	struct bench *b = req->owner;
+	struct bench_slot *s = container_of(req, struct bench_slot, req);
+
+	if (err != 0) {
+		fprintf(stderr, "bench_block: %s\n", strerror(-err));
+		exit(1);
+	}
+	b->ios++;
+	if (!b->inline_mode) {
+		bench_push(&b->done, s);
+		block_post(b->disk, &b->raise);
+	} else if (!atomic_load_explicit(&b->stop, memory_order_relaxed)) {
+		bench_submit(b, s);
+	}
+}
+
+static void
+bench_on_kick(void *ctx)
+{
+	struct bench *b = ctx;
+	struct bench_slot *s = atomic_exchange(&b->ring, NULL), *next;
+
+	for (; s != NULL; s = next) {
+		next = s->next;
+		bench_submit(b, s);
+	}
+}
+
+static void
+bench_on_raise(void *ctx)
+{
+	struct bench *b = ctx;
+
+	sem_post(&b->woken);
+}
+
+/* The driver: gives back what is done, as a guest's interrupt handler does. */
+static void *
+bench_driver(void *ctx)
+{
+	struct bench *b = ctx;
+	unsigned out = b->c->depth;
+
+	for (unsigned i = 0; i < b->c->depth; i++)
+		bench_push(&b->ring, &b->slots[i]);
+	block_post(b->disk, &b->kick);
+	while (out != 0) {
+		struct bench_slot *s, *next;
+
+		sem_wait(&b->woken);
+		for (s = atomic_exchange(&b->done, NULL); s != NULL; s = next) {
+			next = s->next;
+			if (atomic_load(&b->stop))
+				out--;
+			else
+				bench_push(&b->ring, s);
+		}
+		block_post(b->disk, &b->kick);
+	}
+	return NULL;
+}
+
+static double
+bench_cpu_s(void)
+{
+	struct rusage u;
+
+	getrusage(RUSAGE_SELF, &u);
+	return (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) +
+	    (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) / 1e6;
+}
+
+static void
+bench_prepare(struct bench *b, uint8_t *mem)
+{
+	for (unsigned i = 0; i < b->c->depth; i++) {
+		struct bench_slot *s = &b->slots[i];
+
+		s->iov = (struct iovec){ mem + (uint64_t)i * b->c->len, b->c->len };
+		s->req = (struct block_req){ .op = b->c->op, .len = b->c->len, .iov = &s->iov, .iovcnt = 1,
+			.done = bench_done, .owner = b };
+		if (b->inline_mode)
+			bench_push(&b->ring, s);
+	}
+	block_work_init(&b->kick, bench_on_kick, b);
+	block_work_init(&b->raise, bench_on_raise, b);
+	sem_init(&b->woken, 0, 0);
+}
+
+static struct bench_result
+bench_run(struct block *disk, const struct bench_case *c, bool inline_mode, uint8_t *mem, unsigned seconds)
+{
+	struct bench *b = calloc(1, sizeof(*b));
+	struct bench_result r;
+	pthread_t driver;
+	double cpu = bench_cpu_s();
+
+	*b = (struct bench){ .c = c, .disk = disk, .inline_mode = inline_mode, .seed = 1 };
+	bench_prepare(b, mem);
+	if (inline_mode)
+		block_post(disk, &b->kick);
+	else
+		pthread_create(&driver, NULL, bench_driver, b);
+	sleep(seconds);
+	atomic_store(&b->stop, true);
+	if (!inline_mode)
+		pthread_join(driver, NULL);
+	block_drain(disk);
+	r.iops = (double)b->ios / seconds;
+	r.cpu_us = (bench_cpu_s() - cpu) * 1e6 / (double)MAX(b->ios, 1u);
+	free(b);
+	return r;
+}
+
+/* The same by fio; its terse output has IOPS in fields 8 and 49, CPU per cent in 88 and 89. */
+static struct bench_result
+bench_fio(const char *path, const struct bench_case *c, unsigned seconds)
+{
+	struct bench_result r = { 0 };
+	char command[512], line[8192], *field, *rest = line;
+	double user = 0, sys = 0;
+	FILE *in;
+
+	snprintf(command, sizeof(command),
+	    "fio --name=x --filename='%s' --size=%llu --ioengine=io_uring --direct=1 --time_based --runtime=%u "
+	    "--rw=%s --bs=%u --iodepth=%u --output-format=terse --terse-version=3 2>/dev/null",
+	    path, (unsigned long long)BENCH_SIZE, seconds, c->fio_rw, c->len, c->depth);
+	in = popen(command, "r");
+	if (in == NULL)
+		return r;
+	if (fgets(line, sizeof(line), in) != NULL) {
+		for (int i = 1; (field = strsep(&rest, ";")) != NULL; i++) {
+			if (i == 8 || i == 49)
+				r.iops += atof(field);
+			else if (i == 88)
+				user = atof(field);
+			else if (i == 89)
+				sys = atof(field);
+		}
+	}
+	pclose(in);
+	if (r.iops != 0)
+		r.cpu_us = (user + sys) * 1e4 / r.iops;
+	return r;
+}
+
+static int
+bench_file(const char *path)
+{
+	static uint8_t chunk[1 << 20];
+	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+
+	if (fd < 0)
+		return -errno;
+	memset(chunk, 0x5a, sizeof(chunk));
+	for (uint64_t at = 0; at < BENCH_SIZE; at += sizeof(chunk)) {
+		if (pwrite(fd, chunk, sizeof(chunk), (off_t)at) != (ssize_t)sizeof(chunk))
+			return -EIO;
+	}
+	fsync(fd);
+	close(fd);
+	return 0;
+}
+
+static struct block *
+bench_open(struct vm_loop *loop, const char *path)
+{
+	struct config *cfg = config_create();
+	struct block *disk = NULL;
+
+	config_set(cfg, "path", path);
+	config_set(cfg, "nocache", "true");
+	(void)block_open(loop, cfg, "bench_block", &disk);
+	config_destroy(cfg);
+	return disk;
+}
+
+static void
+bench_best(struct bench_result *best, struct bench_result r)
+{
+	if (r.iops > best->iops)
+		*best = r;
+}
+
+static void
+bench_case_run(struct block *disk, const char *path, const struct bench_case *c, uint8_t *mem,
+    unsigned seconds)
+{
+	struct bench_result fio = { 0 }, dev = { 0 }, in = { 0 };
+
+	for (int i = 0; i < BENCH_ROUNDS; i++) {
+		bench_best(&fio, bench_fio(path, c, seconds));
+		bench_best(&dev, bench_run(disk, c, false, mem, seconds));
+		bench_best(&in, bench_run(disk, c, true, mem, seconds));
+	}
+	printf("%-26s %9.0f %6.1f %9.0f %6.1f %9.0f %6.1f %7.0f%%\n", c->name, fio.iops, fio.cpu_us, dev.iops,
+	    dev.cpu_us, in.iops, in.cpu_us, fio.iops != 0 ? dev.iops * 100 / fio.iops : 0);
+	fflush(stdout);
+}
+
+int
+main(int argc, char **argv)
+{
+	unsigned seconds = argc > 2 ? (unsigned)atoi(argv[2]) : 3;
+	uint8_t *mem = aligned_alloc(4096, BENCH_DEPTH_MAX * 262144);
+	struct vm_loop *loop = vm_loop_create();
+	struct block *disk;
+
+	if (argc < 2 || seconds == 0 || bench_file(argv[1]) != 0) {
+		fprintf(stderr, "usage: bench_block FILE [SECONDS]\n");
+		return 1;
+	}
+	memset(mem, 0x5a, BENCH_DEPTH_MAX * 262144);
+	disk = bench_open(loop, argv[1]);
+	if (disk == NULL)
+		return 1;
+	printf("%s, %u s each; I/O per second (CPU microseconds per I/O)\n", block_engine(disk), seconds);
+	printf("%-26s %16s %16s %16s %8s\n", "", "fio", "device", "inline", "dev/fio");
+	for (size_t i = 0; i < ARRAY_SIZE(bench_cases); i++)
+		bench_case_run(disk, argv[1], &bench_cases[i], mem, seconds);
+	block_close(disk);
+	vm_loop_destroy(loop);
+	unlink(argv[1]);
+	return 0;
+}
