@@ -1,10 +1,11 @@
 /*
- * Disks: the thread of each disk, what is checked before a request reaches a back end, completion, draining,
- * resizing, counters. The contract is in block.h.
+ * Disks: the thread of each disk, what is checked before a request reaches a back end, completion,
+ * draining, resizing, counters. The contract is in block.h.
  *
- * The thread's loop is: run works and start requests; give the host what was prepared and take what it has
- * done, in one system call; call the callbacks of what is done. It sleeps in that system call, and only when
- * nothing of the above is left; whoever posts something sees the flag "asleep" and wakes it.
+ * The thread's loop is: run works and start requests; give the host what was prepared and take what
+ * it has done, in one system call; call the callbacks of what is done. It sleeps in that system
+ * call, and only when nothing of the above is left; whoever posts something sees the flag "asleep"
+ * and wakes it.
  */
 #include "block/block.h"
 #include "block/block_impl.h"
@@ -81,11 +82,13 @@ block_sleep(struct block *b)
 {
 	uint32_t fd = BLOCK_ASLEEP_FD;
 
-	/* Woken meanwhile: the event is left in the eventfd, and the next sleep there is a short one. */
+	/* Woken meanwhile: the event is left in the eventfd, and the next sleep there is a short
+	 * one. */
 	if (!atomic_compare_exchange_strong(&b->asleep, &fd, BLOCK_ASLEEP_FUTEX))
 		return;
 	while (atomic_load(&b->asleep) == BLOCK_ASLEEP_FUTEX)
-		(void)syscall(SYS_futex, &b->asleep, FUTEX_WAIT_PRIVATE, BLOCK_ASLEEP_FUTEX, NULL, NULL, 0);
+		(void)syscall(
+		    SYS_futex, &b->asleep, FUTEX_WAIT_PRIVATE, BLOCK_ASLEEP_FUTEX, NULL, NULL, 0);
 }
 
 /* --- Works --- */
@@ -110,8 +113,8 @@ block_inbox_put(struct block *b, struct block_work *w)
 void
 block_post(struct block *b, struct block_work *w)
 {
-	/* The exchange and its counterpart in block_work_run() order what the caller wrote before what fn
-	 * reads, also when the work was posted already. */
+	/* The exchange and its counterpart in block_work_run() order what the caller wrote
+	 * before what fn reads, also when the work was posted already. */
 	if (!atomic_exchange(&w->posted, true))
 		block_inbox_put(b, w);
 }
@@ -239,7 +242,8 @@ block_write_is_hole(const struct block *b, const struct block_req *req)
 	uint32_t unit = MAX(b->info.discard_granularity, b->info.logical_sector);
 
 	return b->detect_zeroes && b->info.fast_zeroes &&
-	    ((req->offset - b->info.discard_alignment) | req->len) % unit == 0 && block_req_is_zero(req);
+	    ((req->offset - b->info.discard_alignment) | req->len) % unit == 0 &&
+	    block_req_is_zero(req);
 }
 
 /* Decides what to ask of the back end. */
@@ -323,8 +327,8 @@ block_error_log(struct block *b, const struct block_req *req, int err)
 	if (req->op == BLOCK_FLUSH)
 		log_error(b->who, "%s: flush: %s (said once)", b->path, strerror((int)e));
 	else
-		log_error(b->who, "%s: %s of %" PRIu64 " bytes at %" PRIu64 ": %s (said once)", b->path,
-		    block_op_name(req->op), req->len, req->offset, strerror((int)e));
+		log_error(b->who, "%s: %s of %" PRIu64 " bytes at %" PRIu64 ": %s (said once)",
+		    b->path, block_op_name(req->op), req->len, req->offset, strerror((int)e));
 }
 
 void
@@ -532,7 +536,8 @@ block_resize_tick(void *ctx)
 
 	pthread_mutex_lock(&b->resize_lock);
 	if (b->resize_fn != NULL) {
-		/* On the disk's thread, because a host's file system may take its time to answer. */
+		/* On the disk's thread, because a host's file system may take its time to
+		 * answer. */
 		block_rescan(b);
 		vm_timer_arm(b->resize_timer, vm_clock_ns(b->loop) + BLOCK_RESIZE_NS);
 	}

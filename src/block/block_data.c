@@ -55,7 +55,8 @@ block_memory_is_zero(const uint8_t *p, size_t len)
 {
 	size_t head = MIN(len, 16u);
 
-	/* Data that is not zero mostly shows it at once; then each byte equals the one 16 before it. */
+	/* Data that is not zero mostly shows it at once; then each byte equals the one 16 before
+	 * it. */
 	for (size_t i = 0; i < head; i++) {
 		if (p[i] != 0)
 			return false;

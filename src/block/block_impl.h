@@ -1,10 +1,10 @@
 /*
  * Inside this room: what block.c (the disk's thread, checks, counters) and its back ends share.
  *
- * A request's way: block_submit() puts it into the disk's inbox, or, on the disk's thread, starts it.
- * Starting checks it and hands it to the back end, at most in_flight_max at a time; the rest wait in a
- * queue. The back end ends it by block_complete(), which puts it into the list of those done; callbacks are
- * called from the thread's loop.
+ * A request's way: block_submit() puts it into the disk's inbox, or, on the disk's thread, starts
+ * it. Starting checks it and hands it to the back end, at most in_flight_max at a time; the rest
+ * wait in a queue. The back end ends it by block_complete(), which puts it into the list of those
+ * done; callbacks are called from the thread's loop.
  */
 #ifndef BLOCK_BLOCK_IMPL_H
 #define BLOCK_BLOCK_IMPL_H
@@ -41,20 +41,22 @@ int block_options_read(struct block_options *o, const struct config *cfg, const 
 struct block_backend {
 	/* How paths of this kind start, NULL-terminated; NULL: only named by other means. */
 	const char *const *prefixes;
-	/* Sets b->priv, b->engine, b->size, b->in_flight_max and b->info (path, read_only, sectors as
-	 * configured and bootindex are set already). Main thread, before the disk's thread exists. 0, or -errno
-	 * with nothing left behind and one line told to the user. */
+	/* Sets b->priv, b->engine, b->size, b->in_flight_max and b->info (path, read_only,
+	 * sectors as configured and bootindex are set already). Main thread, before the disk's
+	 * thread exists. 0, or -errno with nothing left behind and one line told to the user. */
 	int (*open)(struct block *b, const struct block_options *o);
-	void (*close)(struct block *b); /* main thread, after the disk's thread ended; no request is left */
-	/* The disk's thread begins: for what must be made by the thread that uses it. It cannot fail. May be
-	 * NULL. */
+	void (*close)(
+	    struct block *b); /* main thread, after the disk's thread ended; no request is left */
+	/* The disk's thread begins: for what must be made by the thread that uses it. It cannot
+	 * fail. May be NULL. */
 	void (*begin)(struct block *b);
-	/* Starts a checked request, host_op with host_flags, of non-zero length, or a flush. It is ended by
-	 * block_complete(), at once or later. A back end that sees to BLOCK_FUA itself clears it from
-	 * host_flags; else a flush follows. */
+	/* Starts a checked request, host_op with host_flags, of non-zero length, or a flush. It
+	 * is ended by block_complete(), at once or later. A back end that sees to BLOCK_FUA
+	 * itself clears it from host_flags; else a flush follows. */
 	void (*start)(struct block *b, struct block_req *req);
-	/* Gives the host what start() prepared and takes what the host has done. With wait: until there is
-	 * something, or block_wake() is called. NULL: only start() and works do something. */
+	/* Gives the host what start() prepared and takes what the host has done. With wait:
+	 * until there is something, or block_wake() is called. NULL: only start() and works do
+	 * something. */
 	void (*poll)(struct block *b, bool wait);
 	/* Completes with -ECANCELED what the host does not have. May be NULL. */
 	void (*cancel)(struct block *b);
@@ -78,7 +80,8 @@ struct block_counters { /* written by the disk's thread only */
 	_Atomic uint64_t zeroes_detected, bounced, sleeps, reconnects;
 };
 
-/* A futex costs less to wake, but only the eventfd can be waited for together with the host's answers. */
+/* A futex costs less to wake, but only the eventfd can be waited for together with the host's
+ * answers. */
 enum block_sleep { BLOCK_AWAKE, BLOCK_ASLEEP_FD, BLOCK_ASLEEP_FUTEX };
 
 struct block {
@@ -93,7 +96,7 @@ struct block {
 	bool detect_zeroes;
 	unsigned in_flight_max;
 	pthread_t thread;
-	int wake_fd; /* eventfd: readable when the thread was woken; drained or watched edge by edge */
+	int wake_fd; /* eventfd: readable when the thread was woken (BLOCK_ASLEEP_FD) */
 
 	_Atomic uint64_t size;
 	_Atomic uint64_t outstanding; /* requests submitted and not called back */
@@ -101,7 +104,7 @@ struct block {
 
 	/* From all threads to the disk's: a stack, newest first. */
 	_Atomic(struct block_work *) inbox;
-	_Atomic uint32_t asleep; /* enum block_sleep: how the disk's thread sleeps, or is about to */
+	_Atomic uint32_t asleep; /* enum block_sleep: of the disk's thread, now or in a moment */
 
 	/* The disk's thread only. */
 	bool ending;
@@ -121,8 +124,8 @@ struct block {
 
 /* Any thread: has poll() return. */
 void block_wake(struct block *b);
-/* The disk's thread, in poll() with wait: sleeps until block_wake(), where the host owes no answer that
- * comes another way. */
+/* The disk's thread, in poll() with wait: sleeps until block_wake(), where the host owes no
+ * answer that comes another way. */
 void block_sleep(struct block *b);
 
 /* The disk's thread: the request ended with 0 or -errno. */
@@ -132,8 +135,8 @@ static inline void
 block_count(_Atomic uint64_t *counter, uint64_t n)
 {
 	/* One writer: no atomic read-modify-write needed. */
-	atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + n,
-	    memory_order_relaxed);
+	atomic_store_explicit(
+	    counter, atomic_load_explicit(counter, memory_order_relaxed) + n, memory_order_relaxed);
 }
 
 /* --- Data of requests (block_data.c) --- */

@@ -1,14 +1,14 @@
 /*
  * Disks that are files or block devices of the host.
  *
- * A request is done in steps, each one call to the host. Mostly there is one: the whole request from or to
- * the owner's own memory. There are more when the host transferred less than asked, when O_DIRECT does not
- * take the owner's memory as it is (both go on through a bounce buffer, piece by piece), or when the host
- * cannot make zeros and we write them.
+ * A request is done in steps, each one call to the host. Mostly there is one: the whole request
+ * from or to the owner's own memory. There are more when the host transferred less than asked, when
+ * O_DIRECT does not take the owner's memory as it is (both go on through a bounce buffer, piece by
+ * piece), or when the host cannot make zeros and we write them.
  *
- * An engine makes the calls: io_uring (file_uring.c), which makes all of a round in one system call, or where
- * that is not permitted, threads (pool.c). BLKDISCARD, which io_uring knows only since Linux 6.12, is always
- * for a thread.
+ * An engine makes the calls: io_uring (file_uring.c), which makes all of a round in one system
+ * call, or where that is not permitted, threads (pool.c). BLKDISCARD, which io_uring knows only
+ * since Linux 6.12, is always for a thread.
  */
 #include "block/file.h"
 #include "block/pool.h"
@@ -28,7 +28,7 @@
 
 #define FILE_THREADS 16
 /* A call that the host asks to be repeated (EAGAIN) fails after so many times. */
-#define FILE_TRIES 100
+#define FILE_TRIES   100
 
 static struct file *
 file_of(const struct block_req *req)
@@ -158,8 +158,8 @@ file_start(struct block *b, struct block_req *req)
 		}
 		break;
 	case BLOCK_FLUSH:
-		/* After a failure the kernel takes the pages it could not write for clean, and the next
-		 * fdatasync() would succeed over lost data. */
+		/* After a failure the kernel takes the pages it could not write for clean, and
+		 * the next fdatasync() would succeed over lost data. */
 		if (f->flush_err != 0) {
 			file_end(req, f->flush_err);
 			break;
@@ -185,7 +185,8 @@ file_transferred(struct block_req *req, uint64_t n)
 		file_step_bounce(req);
 }
 
-/* The host knows no such fallocate(): do without, now and in future. True if there is another way. */
+/* The host knows no such fallocate(): do without, now and in future. True if there is another
+ * way. */
 static bool
 file_fallocate_degrade(struct block_req *req)
 {

@@ -38,7 +38,8 @@ file_open_fd(struct file *f, const struct block_options *o, const struct stat *s
 	if (!o->read_only) {
 		f->fd = open(o->path, flags | O_RDWR | (S_ISBLK(st->st_mode) ? O_EXCL : 0));
 		if (f->fd < 0 && (errno == EACCES || errno == EROFS || errno == EPERM)) {
-			log_warn(b->who, "%s: %s; the guest can only read it", o->path, strerror(errno));
+			log_warn(
+			    b->who, "%s: %s; the guest can only read it", o->path, strerror(errno));
 			b->info.read_only = true;
 		}
 	}
@@ -57,8 +58,8 @@ file_open_fd(struct file *f, const struct block_options *o, const struct stat *s
 	return file_refuse(f, o->path, errno);
 }
 
-/* Open file description locks: they belong to this opening, not to the process, so two disks of one VM
- * exclude each other too, and they end with it, however the process ends. */
+/* Open file description locks: they belong to this opening, not to the process, so two disks of
+ * one VM exclude each other too, and they end with it, however the process ends. */
 static int
 file_lock(const struct file *f, const char *path)
 {
@@ -71,8 +72,8 @@ file_lock(const struct file *f, const char *path)
 	if (fcntl(f->fd, F_OFD_SETLK, &lock) == 0)
 		return 0;
 	if (errno != EAGAIN && errno != EACCES) {
-		log_warn(b->who, "%s: cannot be locked (%s): see to it that nothing else uses it", path,
-		    strerror(errno));
+		log_warn(b->who, "%s: cannot be locked (%s): see to it that nothing else uses it",
+		    path, strerror(errno));
 		return 0;
 	}
 	if (b->info.read_only)
@@ -97,8 +98,8 @@ file_size(const struct file *f, uint64_t *size)
 
 /* --- Sectors --- */
 
-/* What O_DIRECT asks of offsets and memory; a sector of 4096 holds everywhere if the kernel does not
- * tell. */
+/* What O_DIRECT asks of offsets and memory; a sector of 4096 holds everywhere if the kernel does
+ * not tell. */
 static void
 file_direct_align(const struct file *f, uint32_t *offset_align, uint32_t *mem_align)
 {
@@ -138,7 +139,8 @@ file_host_sectors(const struct file *f, uint32_t *logical, uint32_t *physical)
 		if (ioctl(f->fd, BLKPBSZGET, &p) == 0 && p >= 512)
 			*physical = p;
 	} else if (fstat(f->fd, &st) == 0 && st.st_blksize >= 512 &&
-	    st.st_blksize <= (blksize_t)FILE_PHYSICAL_MAX && (st.st_blksize & (st.st_blksize - 1)) == 0) {
+	    st.st_blksize <= (blksize_t)FILE_PHYSICAL_MAX &&
+	    (st.st_blksize & (st.st_blksize - 1)) == 0) {
 		*physical = (uint32_t)st.st_blksize;
 	}
 }
@@ -225,11 +227,13 @@ static void
 file_regular_discard(struct file *f, const struct stat *st)
 {
 	struct block_info *info = &f->b->info;
-	/* A hole behind the end of the file changes nothing and shows whether there can be holes. */
+	/* A hole behind the end of the file changes nothing and shows whether there can be
+	 * holes. */
 	off_t end = (off_t)ALIGN_UP((uint64_t)st->st_size, (uint64_t)FILE_PHYSICAL_MAX);
 
 	f->can_punch = !info->read_only &&
-	    fallocate(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, end, (off_t)FILE_PHYSICAL_MAX) == 0;
+	    fallocate(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, end,
+		(off_t)FILE_PHYSICAL_MAX) == 0;
 	info->can_discard = f->can_punch;
 	info->discard_zeroes = true;
 	info->discard_granularity = (uint32_t)MAX(st->st_blksize, (blksize_t)info->logical_sector);
@@ -274,7 +278,9 @@ file_open_path(struct file *f, const struct block_options *o)
 		goto close_fd;
 	}
 	if (size % b->info.logical_sector != 0)
-		log_warn(b->who, "%s: the last %" PRIu64 " bytes are no whole sector: the guest does not see them",
+		log_warn(b->who,
+		    "%s: the last %" PRIu64
+		    " bytes are no whole sector: the guest does not see them",
 		    o->path, size % b->info.logical_sector);
 	b->size = size;
 	f->can_zero_range = true;

@@ -1,13 +1,15 @@
 /*
- * Disks on an NBD server, through libnbd: nbd://HOST[:PORT]/EXPORT, nbd+unix:///EXPORT?socket=PATH and the
- * others of its URIs. With qemu-nbd or nbdkit as the server that brings qcow2, VMDK and remote images.
+ * Disks on an NBD server, through libnbd: nbd://HOST[:PORT]/EXPORT, nbd+unix:///EXPORT?socket=PATH
+ * and the others of its URIs. With qemu-nbd or nbdkit as the server that brings qcow2, VMDK and
+ * remote images.
  *
- * A server may vanish. Then requests wait while the disk's thread tries to connect again, and are sent
- * again when it has: a request is its owner's until it completes, so a read or a write done twice does no
- * harm. What it acknowledged but was not yet told to flush may be lost with it, though, so those writes are
- * kept (nbd_log.h) and sent again before anything else; a later flush then covers them as the contract
- * says. After "reconnect" seconds without a server requests fail with EIO, and so do new ones at once, but
- * the log is kept and the attempts go on: the disk may come back.
+ * A server may vanish. Then requests wait while the disk's thread tries to connect again, and are
+ * sent again when it has: a request is its owner's until it completes, so a read or a write done
+ * twice does no harm. What it acknowledged but was not yet told to flush may be lost with it,
+ * though, so those writes are kept (nbd_log.h) and sent again before anything else; a later flush
+ * then covers them as the contract says. After "reconnect" seconds without a server requests fail
+ * with EIO, and so do new ones at once, but the log is kept and the attempts go on: the disk may
+ * come back.
  *
  * libnbd calls back while its handle is locked, so answers are only noted there and handled after.
  */
@@ -21,8 +23,8 @@
 #include "base/log.h"
 
 /* libnbd connects nbd+ssh:// and the like by commands; we leave those out. */
-static const char *const block_nbd_prefixes[] = { "nbd://", "nbds://", "nbd+unix://", "nbds+unix://", "nbd+vsock://",
-	"nbds+vsock://", NULL };
+static const char *const block_nbd_prefixes[] = { "nbd://", "nbds://", "nbd+unix://",
+	"nbds+unix://", "nbd+vsock://", "nbds+vsock://", NULL };
 
 #ifdef HAVE_LIBNBD
 
@@ -61,7 +63,7 @@ struct nbd {
 
 	/* The disk's thread. */
 	enum nbd_state state;
-	int64_t lost_ms, retry_ms, end_ms; /* when: the server was lost; to try again; closing began */
+	int64_t lost_ms, retry_ms, end_ms; /* server lost; to try again; to end without answers */
 	int64_t backoff_ms;
 	struct block_req_list stalled; /* to be sent when there is a server, and room in the log */
 	struct block_req_list answered; /* by a callback of libnbd */
@@ -199,9 +201,9 @@ block_nbd_send(struct nbd *n, struct block_req *req)
 		return;
 	}
 	if (block_nbd_send_step(n, req) == -1) {
-		req->step.result = nbd_aio_is_ready(n->h) || nbd_aio_is_processing(n->h) ?
-		    -MAX(nbd_get_errno(), 1) :
-		    -ENOTCONN;
+		req->step.result = nbd_aio_is_ready(n->h) || nbd_aio_is_processing(n->h)
+		    ? -MAX(nbd_get_errno(), 1)
+		    : -ENOTCONN;
 		block_req_list_add(&n->answered, req);
 	}
 }
@@ -320,7 +322,8 @@ static void
 block_nbd_replay(struct nbd *n)
 {
 	nbd_completion_callback done = { .callback = block_nbd_on_own_answer, .user_data = n };
-	const struct block_nbd_log_entry *e = n->replayed == NULL ? n->log.first : n->replayed->next;
+	const struct block_nbd_log_entry *e =
+	    n->replayed == NULL ? n->log.first : n->replayed->next;
 	int64_t sent;
 
 	n->replayed = e;
@@ -332,7 +335,8 @@ block_nbd_replay(struct nbd *n)
 		return;
 	}
 	if (e->zeroes && n->can_zero)
-		sent = nbd_aio_zero(n->h, e->len, e->offset, done, e->unmap ? 0 : LIBNBD_CMD_FLAG_NO_HOLE);
+		sent = nbd_aio_zero(
+		    n->h, e->len, e->offset, done, e->unmap ? 0 : LIBNBD_CMD_FLAG_NO_HOLE);
 	else
 		sent = nbd_aio_pwrite(n->h, e->data, e->len, e->offset, done, 0);
 	if (sent == -1) {
@@ -416,7 +420,8 @@ block_nbd_reconnect(struct nbd *n)
 static void
 block_nbd_connected(struct nbd *n)
 {
-	if (nbd_get_size(n->h) != (int64_t)n->size || (nbd_is_read_only(n->h) == 1 && !n->read_only) ||
+	if (nbd_get_size(n->h) != (int64_t)n->size ||
+	    (nbd_is_read_only(n->h) == 1 && !n->read_only) ||
 	    (n->can_flush && nbd_can_flush(n->h) != 1)) {
 		if (!block_nbd_has_given_up(n))
 			log_error(n->b->who, "%s: came back as a different disk", n->b->path);
@@ -478,7 +483,8 @@ block_nbd_notify(struct nbd *n, short revents)
 	/* Errors and hang-ups show when reading; libnbd finds out. */
 	if ((revents & (POLLIN | POLLHUP | POLLERR)) != 0 && (dir & LIBNBD_AIO_DIRECTION_READ) != 0)
 		(void)nbd_aio_notify_read(n->h);
-	else if ((revents & (POLLOUT | POLLHUP | POLLERR)) != 0 && (dir & LIBNBD_AIO_DIRECTION_WRITE) != 0)
+	else if ((revents & (POLLOUT | POLLHUP | POLLERR)) != 0 &&
+	    (dir & LIBNBD_AIO_DIRECTION_WRITE) != 0)
 		(void)nbd_aio_notify_write(n->h);
 }
 
@@ -564,7 +570,8 @@ block_nbd_describe(struct nbd *n)
 		info->physical_sector = MAX(preferred, least);
 	}
 	if (info->logical_sector < least) {
-		log_error(n->b->who, "%s: sectorsize: at least %" PRIu32 " with this server", n->b->path, least);
+		log_error(n->b->who, "%s: sectorsize: at least %" PRIu32 " with this server",
+		    n->b->path, least);
 		return -EINVAL;
 	}
 	if (size < (int64_t)info->logical_sector) {

@@ -1,6 +1,6 @@
 /*
- * Writes that an NBD server has acknowledged but not yet flushed: if it vanishes they may be lost with it,
- * so they are kept, in order, to be sent again.
+ * Writes that an NBD server has acknowledged but not yet flushed: if it vanishes they may be lost
+ * with it, so they are kept, in order, to be sent again.
  *
  * No locks: the disk's thread.
  */
@@ -29,7 +29,8 @@ struct block_nbd_log {
 
 void block_nbd_log_init(struct block_nbd_log *l);
 /* Keeps the piece of len bytes at pos of a request. */
-void block_nbd_log_add(struct block_nbd_log *l, const struct block_req *req, uint64_t pos, uint64_t len);
+void block_nbd_log_add(
+    struct block_nbd_log *l, const struct block_req *req, uint64_t pos, uint64_t len);
 /* Drops what a flush that began when seq was the newest has made safe. */
 void block_nbd_log_trim(struct block_nbd_log *l, uint64_t seq);
 

@@ -73,8 +73,8 @@ block_option_sectors(struct block_options *o, const struct config *cfg, const ch
 	if (good && *end == '/')
 		good = block_sector_parse(end + 1, '\0', &o->physical_sector, &end);
 	if (!good || o->physical_sector < o->logical_sector)
-		return block_option_bad(cfg, who, "sectorsize",
-		    "LOGICAL[/PHYSICAL], powers of two from 512 to 65536");
+		return block_option_bad(
+		    cfg, who, "sectorsize", "LOGICAL[/PHYSICAL], powers of two from 512 to 65536");
 	return 0;
 }
 
@@ -142,7 +142,8 @@ block_options_read(struct block_options *o, const struct config *cfg, const char
 		return -EINVAL;
 	o->sync |= direct;
 	o->aio = config_get_default(cfg, "aio", "auto");
-	if (strcmp(o->aio, "auto") != 0 && strcmp(o->aio, "io_uring") != 0 && strcmp(o->aio, "threads") != 0)
+	if (strcmp(o->aio, "auto") != 0 && strcmp(o->aio, "io_uring") != 0 &&
+	    strcmp(o->aio, "threads") != 0)
 		return block_option_bad(cfg, who, "aio", "auto, io_uring or threads");
 	if (config_get(cfg, "ram") != NULL) {
 		if (o->path == NULL)

@@ -103,7 +103,8 @@ block_pool_destroy(struct block_pool *p)
 static bool
 block_pool_thread_add(struct block_pool *p)
 {
-	if (p->made < p->max && pthread_create(&p->threads[p->made], NULL, block_pool_thread, p) == 0)
+	if (p->made < p->max &&
+	    pthread_create(&p->threads[p->made], NULL, block_pool_thread, p) == 0)
 		p->made++;
 	return p->made != 0;
 }

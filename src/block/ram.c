@@ -21,7 +21,12 @@ ram_open(struct block *b, const struct block_options *o)
 	if (b->info.logical_sector == 0)
 		b->info.logical_sector = 512;
 	size = ALIGN_DOWN(o->ram_size, (uint64_t)b->info.logical_sector);
-	mem = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (size == 0) {
+		log_error(b->who, "ram: smaller than a sector");
+		return -EINVAL;
+	}
+	mem = mmap(
+	    NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (mem == MAP_FAILED) {
 		int err = -errno;
 

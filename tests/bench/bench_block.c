@@ -1,10 +1,12 @@
 /*
- * bench_block FILE [SECONDS]: what block/ gets from a file with O_DIRECT beside fio with io_uring. Each
- * figure is the best of some rounds in turn, because the host may have other things to do meanwhile.
+ * bench_block FILE [SECONDS]: what block/ gets from a file with O_DIRECT beside fio with io_uring.
+ * Each figure is the best of some rounds in turn, because the host may have other things to do
+ * meanwhile.
  *
- * "device": a driver's thread fills a ring of commands and rings a doorbell, a work on the disk's thread
- * submits them, and when some are done the driver is woken: what a device model does, without a guest.
- * "inline": callbacks submit the next request themselves: what the disk's thread can do at most.
+ * "device": a driver's thread fills a ring of commands and rings a doorbell, a work on the disk's
+ * thread submits them, and when some are done the driver is woken: what a device model does,
+ * without a guest. "inline": callbacks submit the next request themselves: what the disk's thread
+ * can do at most.
  */
 #include "base/bits.h"
 #include "base/config.h"
@@ -22,9 +24,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#define BENCH_SIZE MIB(1024)
+#define BENCH_SIZE      MIB(1024)
 #define BENCH_DEPTH_MAX 64
-#define BENCH_ROUNDS 3
+#define BENCH_ROUNDS    3
 
 struct bench_case {
 	const char *name, *fio_rw;
@@ -177,8 +179,12 @@ bench_prepare(struct bench *b, uint8_t *mem)
 		struct bench_slot *s = &b->slots[i];
 
 		s->iov = (struct iovec){ mem + (uint64_t)i * b->c->len, b->c->len };
-		s->req = (struct block_req){ .op = b->c->op, .len = b->c->len, .iov = &s->iov, .iovcnt = 1,
-			.done = bench_done, .owner = b };
+		s->req = (struct block_req){ .op = b->c->op,
+			.len = b->c->len,
+			.iov = &s->iov,
+			.iovcnt = 1,
+			.done = bench_done,
+			.owner = b };
 		if (b->inline_mode)
 			bench_push(&b->ring, s);
 	}
@@ -188,7 +194,8 @@ bench_prepare(struct bench *b, uint8_t *mem)
 }
 
 static struct bench_result
-bench_run(struct block *disk, const struct bench_case *c, bool inline_mode, uint8_t *mem, unsigned seconds)
+bench_run(struct block *disk, const struct bench_case *c, bool inline_mode, uint8_t *mem,
+    unsigned seconds)
 {
 	struct bench *b = calloc(1, sizeof(*b));
 	struct bench_result r;
@@ -222,7 +229,8 @@ bench_fio(const char *path, const struct bench_case *c, unsigned seconds)
 	FILE *in;
 
 	snprintf(command, sizeof(command),
-	    "fio --name=x --filename='%s' --size=%llu --ioengine=io_uring --direct=1 --time_based --runtime=%u "
+	    "fio --name=x --filename='%s' --size=%llu --ioengine=io_uring --direct=1 --time_based "
+	    "--runtime=%u "
 	    "--rw=%s --bs=%u --iodepth=%u --output-format=terse --terse-version=3 2>/dev/null",
 	    path, (unsigned long long)BENCH_SIZE, seconds, c->fio_rw, c->len, c->depth);
 	in = popen(command, "r");
@@ -293,8 +301,9 @@ bench_case_run(struct block *disk, const char *path, const struct bench_case *c,
 		bench_best(&dev, bench_run(disk, c, false, mem, seconds));
 		bench_best(&in, bench_run(disk, c, true, mem, seconds));
 	}
-	printf("%-26s %9.0f %6.1f %9.0f %6.1f %9.0f %6.1f %7.0f%%\n", c->name, fio.iops, fio.cpu_us, dev.iops,
-	    dev.cpu_us, in.iops, in.cpu_us, fio.iops != 0 ? dev.iops * 100 / fio.iops : 0);
+	printf("%-26s %9.0f %6.1f %9.0f %6.1f %9.0f %6.1f %7.0f%%\n", c->name, fio.iops, fio.cpu_us,
+	    dev.iops, dev.cpu_us, in.iops, in.cpu_us,
+	    fio.iops != 0 ? dev.iops * 100 / fio.iops : 0);
 	fflush(stdout);
 }
 
@@ -314,7 +323,8 @@ main(int argc, char **argv)
 	disk = bench_open(loop, argv[1]);
 	if (disk == NULL)
 		return 1;
-	printf("%s, %u s each; I/O per second (CPU microseconds per I/O)\n", block_engine(disk), seconds);
+	printf("%s, %u s each; I/O per second (CPU microseconds per I/O)\n", block_engine(disk),
+	    seconds);
 	printf("%-26s %16s %16s %16s %8s\n", "", "fio", "device", "inline", "dev/fio");
 	for (size_t i = 0; i < ARRAY_SIZE(bench_cases); i++)
 		bench_case_run(disk, argv[1], &bench_cases[i], mem, seconds);

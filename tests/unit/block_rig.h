@@ -138,11 +138,15 @@ io_wait(struct io *io)
 }
 
 static inline int
-disk_do_iov(struct disk *d, enum block_op op, unsigned flags, uint64_t off, const struct iovec *iov, int cnt,
-    uint64_t len)
+disk_do_iov(struct disk *d, enum block_op op, unsigned flags, uint64_t off, const struct iovec *iov,
+    int cnt, uint64_t len)
 {
-	struct io io = { .req = { .op = op, .flags = flags, .offset = off, .len = len, .iov = iov,
-		.iovcnt = cnt } };
+	struct io io = { .req = { .op = op,
+			     .flags = flags,
+			     .offset = off,
+			     .len = len,
+			     .iov = iov,
+			     .iovcnt = cnt } };
 
 	io_submit(d, &io);
 	return io_wait(&io);
@@ -158,8 +162,8 @@ disk_do(struct disk *d, enum block_op op, unsigned flags, uint64_t off, void *bu
 
 /* --- Files and servers --- */
 
-/* A file of this size, all a hole; unlink() and free() the path. In the current directory's file system,
- * because /tmp may be memory. */
+/* A file of this size, all a hole; unlink() and free() the path. In the current directory's file
+ * system, because /tmp may be memory. */
 static inline char *
 rig_file(uint64_t size)
 {
@@ -205,7 +209,38 @@ struct server { /* an NBD server on a UNIX socket */
 	char dir[32], sock[64], pid_file[64], uri[128];
 	const char *program;
 	const char *path;
+	const char *args, *params; /* of nbdkit, before and behind the plugin; NULL: none */
 };
+
+static char rig_pid_files[16][64]; /* of servers that run, for the end of a test that failed */
+
+static inline void
+rig_servers_end(void)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(rig_pid_files); i++) {
+		FILE *in = rig_pid_files[i][0] != '\0' ? fopen(rig_pid_files[i], "r") : NULL;
+		int pid;
+
+		if (in == NULL)
+			continue;
+		if (fscanf(in, "%d", &pid) == 1)
+			kill(pid, SIGKILL);
+		fclose(in);
+	}
+}
+
+static inline void
+rig_server_note(const char *pid_file)
+{
+	size_t i = 0;
+
+	if (rig_pid_files[0][0] == '\0')
+		atexit(rig_servers_end);
+	while (i < ARRAY_SIZE(rig_pid_files) - 1 && rig_pid_files[i][0] != '\0' &&
+	    access(rig_pid_files[i], F_OK) == 0)
+		i++;
+	strcpy(rig_pid_files[i], pid_file);
+}
 
 /* Starts the server and returns when it takes connections. */
 static inline void
@@ -214,18 +249,23 @@ server_start(struct server *s)
 	char command[512];
 
 	if (strcmp(s->program, "nbdkit") == 0)
-		snprintf(command, sizeof(command), "nbdkit -U %s -P %s file %s", s->sock, s->pid_file, s->path);
+		snprintf(command, sizeof(command), "nbdkit -U %s -P %s %s file %s %s", s->sock,
+		    s->pid_file, s->args != NULL ? s->args : "", s->path,
+		    s->params != NULL ? s->params : "");
 	else
 		snprintf(command, sizeof(command),
-		    "qemu-nbd -t -f raw --discard=unmap --detect-zeroes=off -e 8 -k %s --pid-file %s --fork %s",
+		    "qemu-nbd -t -f raw --discard=unmap --detect-zeroes=off -e 8 -k %s --pid-file "
+		    "%s --fork %s",
 		    s->sock, s->pid_file, s->path);
+	rig_server_note(s->pid_file);
 	assert_int_equal(system(command), 0);
 }
 
 static inline void
-server_create(struct server *s, const char *program, const char *path)
+server_create(
+    struct server *s, const char *program, const char *args, const char *path, const char *params)
 {
-	*s = (struct server){ .program = program, .path = path };
+	*s = (struct server){ .program = program, .args = args, .path = path, .params = params };
 	strcpy(s->dir, "/tmp/block-nbd-XXXXXX");
 	assert_non_null(mkdtemp(s->dir));
 	snprintf(s->sock, sizeof(s->sock), "%s/sock", s->dir);

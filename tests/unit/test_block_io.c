@@ -1,6 +1,6 @@
 /*
- * The block room's contract on each back end: every operation, errors, order of works, drains; and the same
- * seeded random requests on all back ends side by side, against a shadow in memory.
+ * The block room's contract on each back end: every operation, errors, order of works, drains; and
+ * the same seeded random requests on all back ends side by side, against a shadow in memory.
  */
 #include "block_rig.h"
 
@@ -22,11 +22,12 @@ kind_open(struct kind *k, const char *more)
 	char vars[512];
 
 	if (strcmp(k->name, "ram") == 0) {
-		snprintf(vars, sizeof(vars), "ram=%llu%s", (unsigned long long)(DISK_SIZE >> 20), more);
+		snprintf(
+		    vars, sizeof(vars), "ram=%llu%s", (unsigned long long)(DISK_SIZE >> 20), more);
 	} else {
 		k->path = rig_file(DISK_SIZE);
 		if (strcmp(k->engine, "nbd") == 0) {
-			server_create(&k->server, k->name, k->path);
+			server_create(&k->server, k->name, NULL, k->path, NULL);
 			snprintf(vars, sizeof(vars), "path=%s%s", k->server.uri, more);
 		} else {
 			snprintf(vars, sizeof(vars), "path=%s%s%s", k->path, k->vars, more);
@@ -70,7 +71,9 @@ static const struct kind all_kinds[KINDS] = {
 	{ .name = "uring", .engine = "io_uring", .vars = ",aio=io_uring" },
 	{ .name = "uring-direct", .engine = "io_uring", .vars = ",aio=io_uring,nocache=true" },
 	{ .name = "threads", .engine = "threads", .vars = ",aio=threads" },
-	{ .name = "threads-direct", .engine = "threads", .vars = ",aio=threads,nocache=true,sync=true" },
+	{ .name = "threads-direct",
+	    .engine = "threads",
+	    .vars = ",aio=threads,nocache=true,sync=true" },
 	{ .name = "ram", .engine = "ram" },
 	{ .name = "nbdkit", .engine = "nbd" },
 	{ .name = "qemu-nbd", .engine = "nbd" },
@@ -130,8 +133,10 @@ check_ops(struct disk *d)
 	assert_memory_equal(back + 5001, buf + 100, 8192 - 100);
 	assert_int_equal(disk_do(d, BLOCK_READ, 0, DISK_SIZE - 65536, back, 65536), 0);
 	assert_memory_equal(back, buf, 65536);
-	assert_int_equal(disk_do(d, BLOCK_WRITE_ZEROES, BLOCK_FUA, DISK_SIZE - 61440, NULL, 4096), 0);
-	assert_int_equal(disk_do(d, BLOCK_WRITE_ZEROES, BLOCK_UNMAP, DISK_SIZE - 53248, NULL, 4096), 0);
+	assert_int_equal(
+	    disk_do(d, BLOCK_WRITE_ZEROES, BLOCK_FUA, DISK_SIZE - 61440, NULL, 4096), 0);
+	assert_int_equal(
+	    disk_do(d, BLOCK_WRITE_ZEROES, BLOCK_UNMAP, DISK_SIZE - 53248, NULL, 4096), 0);
 	memset(buf + 4096, 0, 4096);
 	memset(buf + 12288, 0, 4096);
 	assert_int_equal(disk_do(d, BLOCK_READ, 0, DISK_SIZE - 65536, back, 65536), 0);
@@ -182,8 +187,10 @@ check_errors(struct disk *d)
 	assert_int_equal(disk_do(d, BLOCK_READ, 0, DISK_SIZE, buf, sector), -EINVAL);
 	assert_int_equal(disk_do(d, BLOCK_WRITE, 0, DISK_SIZE - sector, buf, 2 * sector), -EINVAL);
 	assert_int_equal(disk_do(d, BLOCK_DISCARD, 0, 0, NULL, DISK_SIZE + sector), -EINVAL);
-	assert_int_equal(disk_do(d, BLOCK_READ, 0, ALIGN_DOWN(UINT64_MAX, 65536ull), buf, 4096), -EINVAL);
-	assert_int_equal(disk_do(d, BLOCK_WRITE_ZEROES, 0, 65536, NULL, ALIGN_DOWN(UINT64_MAX, 65536ull)),
+	assert_int_equal(
+	    disk_do(d, BLOCK_READ, 0, ALIGN_DOWN(UINT64_MAX, 65536ull), buf, 4096), -EINVAL);
+	assert_int_equal(
+	    disk_do(d, BLOCK_WRITE_ZEROES, 0, 65536, NULL, ALIGN_DOWN(UINT64_MAX, 65536ull)),
 	    -EINVAL);
 	/* Not sectors. */
 	assert_int_equal(disk_do(d, BLOCK_READ, 0, 1, buf, sector), -EINVAL);
@@ -229,7 +236,7 @@ test_read_only(void **state)
 
 /* --- Many at a time, from the disk's own thread, as a device does --- */
 
-#define FLOOD 1000
+#define FLOOD     1000
 #define FLOOD_LEN 4096
 
 struct flood {
@@ -267,8 +274,12 @@ flood_kick(void *ctx)
 	for (int i = 0; i < FLOOD; i++) {
 		f->iov[i] = (struct iovec){ f->mem + i * FLOOD_LEN, FLOOD_LEN };
 		f->req[i] = (struct block_req){ .op = i % 2 ? BLOCK_READ : BLOCK_WRITE,
-			.offset = (uint64_t)i * FLOOD_LEN, .len = FLOOD_LEN, .iov = &f->iov[i], .iovcnt = 1,
-			.done = flood_done, .owner = f };
+			.offset = (uint64_t)i * FLOOD_LEN,
+			.len = FLOOD_LEN,
+			.iov = &f->iov[i],
+			.iovcnt = 1,
+			.done = flood_done,
+			.owner = f };
 		block_submit(f->d->b, &f->req[i]);
 	}
 	f->nested = f->done != 0;
@@ -384,8 +395,11 @@ test_close_in_flight(void **state)
 	FOR_EACH_KIND (k, state) {
 		kind_open(k, "");
 		for (int i = 0; i < 16; i++) {
-			io[i].req = (struct block_req){ .op = BLOCK_WRITE, .offset = (uint64_t)i * sizeof(buf),
-				.len = sizeof(buf), .iov = &iov, .iovcnt = 1 };
+			io[i].req = (struct block_req){ .op = BLOCK_WRITE,
+				.offset = (uint64_t)i * sizeof(buf),
+				.len = sizeof(buf),
+				.iov = &iov,
+				.iovcnt = 1 };
 			io_submit(&k->disk, &io[i]);
 		}
 		block_close(k->disk.b);
@@ -400,10 +414,10 @@ test_close_in_flight(void **state)
 
 /* --- Random requests on all of them --- */
 
-#define SLOTS 32 /* of the disk: requests in flight together are in different ones */
+#define SLOTS     32 /* of the disk: requests in flight together are in different ones */
 #define SLOT_SIZE (DISK_SIZE / SLOTS)
-#define BATCHES 60
-#define PIECES 5
+#define BATCHES   60
+#define PIECES    5
 
 struct script { /* one random request, and its memory on one kind of back end */
 	struct io io;
@@ -454,8 +468,9 @@ script_fill(struct script *s, uint32_t *seed)
 static void
 script_make(struct script *s, unsigned slot, uint32_t seed)
 {
-	static const enum block_op ops[] = { BLOCK_READ, BLOCK_READ, BLOCK_READ, BLOCK_WRITE, BLOCK_WRITE,
-		BLOCK_WRITE, BLOCK_WRITE, BLOCK_FLUSH, BLOCK_DISCARD, BLOCK_WRITE_ZEROES };
+	static const enum block_op ops[] = { BLOCK_READ, BLOCK_READ, BLOCK_READ, BLOCK_WRITE,
+		BLOCK_WRITE, BLOCK_WRITE, BLOCK_WRITE, BLOCK_FLUSH, BLOCK_DISCARD,
+		BLOCK_WRITE_ZEROES };
 	uint64_t unit = random_next(&seed, 2) ? 512 : 4096;
 	uint64_t first = random_next(&seed, (uint32_t)(SLOT_SIZE / unit));
 	uint64_t count = 1 + random_next(&seed, (uint32_t)(SLOT_SIZE / unit - first));
