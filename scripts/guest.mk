@@ -2,7 +2,7 @@
 
 GUEST := $O/guest
 JOBS := $(shell nproc)
-DEPS_BUILD := gcc libc6-dev make
+DEPS_BUILD := gcc libc6-dev make liburing-dev libnbd-dev
 DEPS_GUEST := cpio
 KERNELS := cloud amd64 i386
 KERNEL_PKG_cloud := linux-image-cloud-amd64

@@ -33,8 +33,8 @@
  * What is acknowledged. A write that completed with 0 survives the end of this process, however it
  * ends. It survives a power failure after a later flush completed with 0, or if it carried
  * BLOCK_FUA, or if block_info.write_cache is false (sync, direct). A flush that the host failed
- * once fails always, because the host does not say which of the earlier writes it lost; one that failed
- * because an NBD server was away succeeds when that is back, with all that was acknowledged.
+ * once fails always, because the host does not say which of the earlier writes it lost. One that
+ * failed because an NBD server was away succeeds when that is back, with all that was acknowledged.
  *
  * Configuration: variables of a device's node.
  *	path		a file, a block device, or an NBD URI: nbd://HOST[:PORT]/EXPORT,
@@ -73,7 +73,8 @@ struct vm_loop;
 
 /* Opens what cfg, a device's node, describes; who names it in messages. Main thread. 0, or
  * -errno after one line to the user. An image that another virtual machine has open is refused
- * with -EBUSY, unless both only read. */
+ * with -EBUSY, unless both only read; so is a block device that is mounted, unless it is only
+ * read. */
 int block_open(struct vm_loop *loop, const struct config *cfg, const char *who, struct block **out);
 /* Waits for the requests in flight, as block_drain() does. No other thread may use the disk any
  * more. NULL is fine. */
