@@ -79,6 +79,8 @@
 	.set PD_TEST, 0x208000
 	.set PML5, 0x209000
 	.set VIRT, 0x100000000	/* 4 GiB: where PT_TEST maps in 64-bit mode */
+	.set PT_WALK, 0x20a000	/* walk.h */
+	.set PT_STUB, 0x20b000
 	.set USER_STACK, 0x210000
 	.set PAGE0, 0x300000	/* pages to map */
 	.set PAGE1, 0x301000

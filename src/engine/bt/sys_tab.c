@@ -168,13 +168,16 @@ bt_sys_str(struct bt_cpu *cpu, const struct bt_op *op)
 	bt_next(cpu, op);
 }
 
-/* A system descriptor in the GDT of one of two types, present: as LLDT and LTR want it. */
+/* A system descriptor in the GDT of one of two types, present: as LLDT and LTR want it. In long mode it has 16
+ * bytes, and what would be the type of the second half must be 0 (APM 3, LLDT). */
 static void
 bt_tab_system_desc(struct bt_cpu *cpu, uint16_t sel, unsigned type, unsigned type2,
     struct bt_desc *d)
 {
 	if ((sel & 4) || !bt_desc_load(cpu, sel, cpu->lma ? 16 : 8, d) ||
 	    !bt_desc_is_system(d) || (bt_desc_type(d) != type && bt_desc_type(d) != type2))
+		bt_raise_error(cpu, X86_GP, BT_SEL_ERR(sel));
+	if (cpu->lma && BITS(bt_sys_load(cpu, d->la + 12, 4), 8, 5) != 0)
 		bt_raise_error(cpu, X86_GP, BT_SEL_ERR(sel));
 	if (!bt_desc_present(d))
 		bt_raise_error(cpu, X86_NP, BT_SEL_ERR(sel));

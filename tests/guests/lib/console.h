@@ -90,6 +90,7 @@ N(case_finish):
 
 	.globl N(case_skip)
 N(case_skip):
+	movl $1, case_done
 	mov $text_skip, %esi
 	jmp 1f
 
@@ -108,8 +109,8 @@ N(case_fail):
 	mov case_sp, R(sp)
 	call N(segments)
 	call N(print_name)
-	cmpl $0, failures
-	je 3f
+	cmpl $0, case_done
+	jne 3f
 	mov $text_line, %esi
 	call N(print)
 	mov fail_line, %eax

@@ -5,14 +5,16 @@
 
 	.text
 	.code32
-	.globl long_enter, long_user
+	.globl long_enter, long_user, long_root, long_cr4
 /* Called from 32-bit code, returns in 64-bit code: the first 4 GiB mapped to themselves by 2 MiB pages
- * (for level 3 as well if long_user is PTE_U), PT_TEST at VIRT, NX enabled, WP clear. Clobbers all. */
+ * (for level 3 as well if long_user is PTE_U), PT_TEST at VIRT, NX enabled, WP clear. With PML5 in long_root
+ * and CR4_LA57 in long_cr4, paging has 5 levels. Clobbers all. */
 long_enter:
 	mov $PML4, %edi
 	mov $0xa000 / 4, %ecx
 	xor %eax, %eax
 	rep stosl
+	movl $PML4 + 7, PML5
 	movl $PDPT + 7, PML4
 	mov $PDPT, %edi
 	mov $PD + 7, %eax
@@ -50,8 +52,9 @@ long_enter:
 
 	mov %cr4, %eax
 	or $CR4_PAE, %eax
+	or long_cr4, %eax
 	mov %eax, %cr4
-	mov $PML4, %eax
+	mov long_root, %eax
 	mov %eax, %cr3
 	mov $EFER, %ecx
 	rdmsr
@@ -259,11 +262,16 @@ user_call_cs:
 	pushq user_flags
 	push %rdx
 	push %rax
+	mov $UDATA, %eax
+	mov %eax, %ds
+	mov %eax, %es
 	iretq
 
 	.data
 	.balign 8
 long_user:	.long PTE_U
+long_root:	.long PML4
+long_cr4:	.long 0
 	.globl idtr64, idt64, tss64
 idtr64:	.word 256 * 16 - 1
 	.quad idt64
