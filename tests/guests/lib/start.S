@@ -18,6 +18,7 @@ _start:
 	mov $0x8000, %edi
 	mov $low_size, %ecx
 	rep movsb
+	mov %ebx, boot_info
 	/* Nobody interrupts; a firmware may have left the controllers open. */
 	mov $0xff, %al
 	out %al, $0x21
@@ -79,6 +80,8 @@ text_done:	.asciz "done\r\n"
 
 	.section .low, "awx"
 	.balign 8
+	.globl boot_info
+boot_info: .long 0	/* the multiboot information */
 	.globl case_sp, case_name, case_end, case_done, failures, fail_line, fail_got, resume, resume_sp
 case_sp:	.quad 0
 resume:		.quad 0
