@@ -342,10 +342,10 @@ unlock:
 }
 
 void
-i8042_mouse_event(struct i8042 *c, int dx, int dy, unsigned buttons)
+i8042_mouse_event(struct i8042 *c, int dx, int dy, int dz, unsigned buttons)
 {
 	pthread_mutex_lock(&c->lock);
-	ps2_mouse_event(&c->mouse, dx, dy, buttons);
+	ps2_mouse_event(&c->mouse, dx, dy, dz, buttons);
 	kbc_update(c);
 	pthread_mutex_unlock(&c->lock);
 }
@@ -363,8 +363,9 @@ kbc_output_write(struct i8042 *c, uint8_t val)
 static uint8_t
 kbc_output_read(const struct i8042 *c)
 {
-	/* PS/2: bit 4 is IRQ 1. */
-	return (c->output_port & 0x0f) | 0xc0 | (c->full && c->data_is_kbd ? BIT(4) : 0);
+	/* PS/2: bit 4 is IRQ 1, bit 5 IRQ 12. */
+	return (c->output_port & 0x0f) | 0xc0 | (c->full && c->data_is_kbd ? BIT(4) : 0) |
+	    (c->full && c->data_is_aux ? BIT(5) : 0);
 }
 
 /* A byte at port 0x64. True: the machine is to be reset. */

@@ -25,8 +25,8 @@ void i8042_destroy(struct i8042 *c);
  * They are taken together or, when the keyboard's buffer is full or scanning is off, not at all.
  * Any thread. */
 void i8042_key_event(struct i8042 *c, const uint8_t *codes, size_t len);
-/* The mouse was moved (right and up are positive) or a button changed (bit 0 left, 1 right, 2 middle). Any
- * thread. */
-void i8042_mouse_event(struct i8042 *c, int dx, int dy, unsigned buttons);
+/* The mouse was moved (right and up are positive), its wheel turned (notches, positive towards the user)
+ * or a button changed (bit 0 left, 1 right, 2 middle). Any thread. */
+void i8042_mouse_event(struct i8042 *c, int dx, int dy, int dz, unsigned buttons);
 
 #endif

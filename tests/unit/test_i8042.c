@@ -5,6 +5,8 @@
 
 #include "chipset/i8042.h"
 
+#include <limits.h>
+
 #define DATA I8042_DATA
 #define CMD I8042_COMMAND
 #define OBF 0x01
@@ -147,36 +149,188 @@ test_aux_port(void **state)
 	assert_aux_reply(0x00);
 }
 
+#define NO_WHEEL INT_MIN
+
+/* The next report, of three or four bytes. */
+static void
+assert_report(int flags, int dx, int dy, int dz)
+{
+	assert_true(f.t.level[I8042_AUX_IRQ]);
+	assert_aux_reply(flags);
+	assert_aux_reply(dx & 0xff);
+	assert_aux_reply(dy & 0xff);
+	if (dz != NO_WHEEL)
+		assert_aux_reply(dz & 0xff);
+}
+
+static void
+mouse_rate(uint8_t rate)
+{
+	mouse(0xf3);
+	mouse(rate);
+}
+
+static void
+test_mouse_reset_and_identify(void **state)
+{
+	mouse(0xff);
+	assert_aux_reply(0xaa);
+	assert_aux_reply(0x00);
+	mouse(0xf2);
+	assert_aux_reply(0x00);
+	mouse(0xe9);
+	assert_aux_reply(0x00);
+	assert_aux_reply(2);
+	assert_aux_reply(100);
+	mouse_rate(200);
+	mouse(0xe8);
+	mouse(3);
+	mouse(0xe7);
+	mouse(0xf4);
+	mouse(0xf0);
+	mouse(0xe9);
+	assert_aux_reply(0x70);
+	assert_aux_reply(3);
+	assert_aux_reply(200);
+	mouse(0xf6);
+	mouse(0xe9);
+	assert_aux_reply(0x00);
+	assert_aux_reply(2);
+	assert_aux_reply(100);
+	assert_no_reply();
+}
+
 static void
 test_mouse_reports(void **state)
 {
-	mouse(0xf6);
-	i8042_mouse_event(f.kbc, 5, 5, 0); /* reports are off */
+	command(0x60, 0x47);
+	i8042_mouse_event(f.kbc, 5, 5, 0, 0); /* reports are off */
 	assert_no_reply();
-	mouse(0xf3);
-	mouse(200);
-	mouse(0xe8);
-	mouse(3);
 	mouse(0xf4);
-	mouse(0xe9);
-	assert_aux_reply(0x20);
-	assert_aux_reply(3);
-	assert_aux_reply(200);
-	i8042_mouse_event(f.kbc, 10, -3, 1);
-	assert_aux_reply(0x08 | 0x20 | 1);
-	assert_aux_reply(10);
-	assert_aux_reply(0xfd);
-	i8042_mouse_event(f.kbc, -300, 0, 6); /* too far: clipped and marked */
-	assert_aux_reply(0x08 | 0x40 | 0x10 | 6);
-	assert_aux_reply(0x00);
-	assert_aux_reply(0);
-	/* Flooded, it drops whole reports. */
+	assert_no_reply(); /* and nothing waited for them */
+	i8042_mouse_event(f.kbc, 10, -3, 2, 1);
+	assert_report(0x08 | 0x20 | 1, 10, -3, NO_WHEEL);
+	i8042_mouse_event(f.kbc, 0, 0, 0, 6);
+	assert_report(0x08 | 6, 0, 0, NO_WHEEL);
+	assert_false(f.t.level[I8042_AUX_IRQ]);
+	i8042_mouse_event(f.kbc, 0, 0, 1, 6); /* no wheel was asked for */
+	assert_no_reply();
+	/* Too far for one report. */
+	i8042_mouse_event(f.kbc, -300, 256, 0, 0);
+	assert_report(0x08 | 0x10, -255, 255, NO_WHEEL);
+	assert_report(0x08 | 0x10, -45, 1, NO_WHEEL);
+	assert_no_reply();
+	/* Scaled. */
+	mouse(0xe7);
+	i8042_mouse_event(f.kbc, 4, -200, 0, 0);
+	assert_report(0x08 | 0x20, 6, -254, NO_WHEEL);
+	assert_report(0x08 | 0x20, 0, -146, NO_WHEEL);
+	assert_no_reply();
+}
+
+/* A guest that reads late finds every movement and every click. */
+static void
+test_mouse_flood(void **state)
+{
+	int dx = 0, clicks = 0, reports = 0;
+	uint8_t before = 0;
+
+	command(0x60, 0x47);
+	mouse(0xf4);
 	for (int i = 0; i < 1000; i++)
-		i8042_mouse_event(f.kbc, 1, 1, 0);
-	for (int i = 0; (inb(&f.t, CMD) & OBF) != 0; i++)
-		assert_int_equal(inb(&f.t, DATA), i % 3 == 0 ? 0x08 : 1);
+		i8042_mouse_event(f.kbc, i % 3, 0, 0, 0);
+	for (int i = 0; i < 6; i++)
+		i8042_mouse_event(f.kbc, 0, 0, 0, i % 2 == 0);
+	i8042_mouse_event(f.kbc, INT_MAX, INT_MIN, INT_MAX, 0);
+	i8042_mouse_event(f.kbc, INT_MIN, INT_MAX, INT_MIN, 0);
+	i8042_mouse_event(f.kbc, 32767, -32767, 0, 0);
+	for (; (inb(&f.t, CMD) & OBF) != 0; reports++) {
+		uint8_t flags = inb(&f.t, DATA);
+
+		clicks += (flags & 1) != 0 && (before & 1) == 0;
+		before = flags;
+		dx += inb(&f.t, DATA) - (flags & 0x10 ? 256 : 0);
+		inb(&f.t, DATA);
+		assert_true(reports < 1000);
+	}
+	assert_int_equal(clicks, 3);
+	/* The extremes came to what can wait at most, and back. */
+	assert_in_range(dx, 0, 1000);
+	assert_int_equal(before & 1, 0);
+}
+
+static void
+test_mouse_wheel(void **state)
+{
+	mouse_rate(200);
+	mouse_rate(100);
+	mouse_rate(80);
+	mouse(0xf2);
+	assert_aux_reply(0x03);
+	command(0x60, 0x47);
+	mouse(0xf4);
+	i8042_mouse_event(f.kbc, 1, 2, -1, 0);
+	assert_report(0x08, 1, 2, -1);
+	i8042_mouse_event(f.kbc, 0, 0, 9, 0);
+	assert_report(0x08, 0, 0, 7);
+	assert_report(0x08, 0, 0, 2);
+	assert_no_reply();
+	mouse(0xff);
+	assert_aux_reply(0xaa);
+	assert_aux_reply(0x00);
+	mouse(0xf2);
+	assert_aux_reply(0x00);
+}
+
+/* Remote mode: it speaks when spoken to. */
+static void
+test_mouse_remote(void **state)
+{
+	command(0x60, 0x47);
+	mouse(0xf0);
+	mouse(0xf4);
+	i8042_mouse_event(f.kbc, 3, 4, 0, 0);
+	i8042_mouse_event(f.kbc, 3, 4, 0, 2);
+	assert_no_reply();
+	mouse(0xeb);
+	assert_report(0x08 | 2, 6, 8, NO_WHEEL);
+	mouse(0xeb);
+	assert_report(0x08 | 2, 0, 0, NO_WHEEL);
+	command(0xd4, 0xfe);
+	assert_report(0x08 | 2, 0, 0, NO_WHEEL);
+	mouse(0xea);
+	i8042_mouse_event(f.kbc, 1, 1, 0, 2);
+	assert_report(0x08 | 2, 1, 1, NO_WHEEL);
+}
+
+static void
+test_mouse_errors(void **state)
+{
 	command(0xd4, 0x77);
 	assert_aux_reply(0xfe);
+	command(0xd4, 0xf1);
+	assert_aux_reply(0xfc);
+	mouse(0xf3);
+	command(0xd4, 99); /* no such rate; the next is its argument still */
+	assert_aux_reply(0xfe);
+	mouse(60);
+	mouse(0xe8);
+	command(0xd4, 4);
+	assert_aux_reply(0xfe);
+	mouse(0xe9); /* a command instead */
+	assert_aux_reply(0x00);
+	assert_aux_reply(2);
+	assert_aux_reply(60);
+	/* Wrap mode: an echo. */
+	mouse(0xee);
+	command(0xd4, 0xf2);
+	assert_aux_reply(0xf2);
+	command(0xd4, 0x12);
+	assert_aux_reply(0x12);
+	mouse(0xec);
+	mouse(0xf2);
+	assert_aux_reply(0x00);
+	assert_no_reply();
 }
 
 static void
@@ -470,7 +624,12 @@ main(void)
 		TEST(test_self_tests),
 		TEST(test_command_byte),
 		TEST(test_aux_port),
+		TEST(test_mouse_reset_and_identify),
 		TEST(test_mouse_reports),
+		TEST(test_mouse_flood),
+		TEST(test_mouse_wheel),
+		TEST(test_mouse_remote),
+		TEST(test_mouse_errors),
 		TEST(test_keyboard_reset_and_identify),
 		TEST(test_keyboard_commands),
 		TEST(test_scan_code_sets),
