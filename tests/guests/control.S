@@ -1,6 +1,6 @@
 /*
- * Control registers, MSRs and system instructions: what they refuse (SDM 2, MOV to CR; SDM 3, 2.5 and 4.1), and
- * the modes that CR0, CR4 and EFER enter together.
+ * Control registers, MSRs and system instructions: what they refuse (SDM 2, MOV to CR; SDM 3,
+ * 2.5 and 4.1), and the modes that CR0, CR4 and EFER enter together.
  */
 #include "guest.h"
 
@@ -14,7 +14,8 @@
 	.set MSR_APIC_BASE, 0x1b
 	.set MSR_NONE, 0x12345678
 
-/* One case in each mode: writing value to a register is #GP(0), and the register keeps its value. */
+/* One case in each mode: writing value to a register is #GP(0), and the register keeps its
+ * value. */
 .macro REFUSE name, register, set, clear
 	CASE "\name"
 	.if BITS == 64
@@ -115,7 +116,9 @@ guest_main:
 	END
 	FAULT "EFER: a reserved bit", GP, 0, "mov $EFER, %ecx; rdmsr; or $0x40000000, %eax", "wrmsr"
 	FAULT "EFER: an upper bit", GP, 0, "mov $EFER, %ecx; rdmsr; or $1, %edx", "wrmsr"
-	FAULT "paging with EFER.LME but without CR4.PAE", GP, 0, "SET_MSR EFER, EFER_LME, 0; mov $PML4, %eax; mov %eax, %cr3; mov %cr0, %eax; or $CR0_PG, %eax", "mov %eax, %cr0"
+	FAULT "paging with EFER.LME but without CR4.PAE", GP, 0, \
+	    "SET_MSR EFER, EFER_LME, 0; mov $PML4, %eax; mov %eax, %cr3; mov %cr0, %eax; \
+	    or $CR0_PG, %eax", "mov %eax, %cr0"
 	CASE "paging with EFER.LME and a 16-bit TSS"
 	set_descriptor SEL_TEST, 0x9000, 43, ACC_TSS16, 0
 	mov $SEL_TEST, %eax
@@ -182,10 +185,14 @@ guest_main:
 	FAULT "RDMSR: none such", GP, 0, "mov $MSR_NONE, %ecx", "rdmsr"
 	FAULT "WRMSR: none such", GP, 0, "mov $MSR_NONE, %ecx", "wrmsr"
 	FAULT "PAT: type 2", GP, 0, "mov $MSR_PAT, %ecx; mov $0x02, %eax; xor %edx, %edx", "wrmsr"
-	FAULT "PAT: type 8", GP, 0, "mov $MSR_PAT, %ecx; xor %eax, %eax; mov $0x08000000, %edx", "wrmsr"
-	FAULT "APIC_BASE: a reserved bit", GP, 0, "mov $MSR_APIC_BASE, %ecx; rdmsr; or $1, %eax", "wrmsr"
-	FAULT "APIC_BASE: x2APIC without enable", GP, 0, "mov $MSR_APIC_BASE, %ecx; rdmsr; and $~0x800, %eax; or $0x400, %eax", "wrmsr"
-	FAULT "TSC_AUX: an upper bit", GP, 0, "mov $MSR_TSC_AUX, %ecx; xor %eax, %eax; mov $1, %edx", "wrmsr"
+	FAULT "PAT: type 8", GP, 0, "mov $MSR_PAT, %ecx; xor %eax, %eax; \
+	    mov $0x08000000, %edx", "wrmsr"
+	FAULT "APIC_BASE: a reserved bit", GP, 0, "mov $MSR_APIC_BASE, %ecx; rdmsr; \
+	    or $1, %eax", "wrmsr"
+	FAULT "APIC_BASE: x2APIC without enable", GP, 0, \
+	    "mov $MSR_APIC_BASE, %ecx; rdmsr; and $~0x800, %eax; or $0x400, %eax", "wrmsr"
+	FAULT "TSC_AUX: an upper bit", GP, 0, "mov $MSR_TSC_AUX, %ecx; xor %eax, %eax; \
+	    mov $1, %edx", "wrmsr"
 	CASE "TSC_AUX is what RDTSCP returns"
 	SET_MSR MSR_TSC_AUX, 0x1234, 0
 	rdtscp
@@ -231,15 +238,21 @@ guest_main:
 	must_eq($3, %eax)
 	END
 	FAULT "XSETBV: without x87", GP, 0, "xor %ecx, %ecx; xor %edx, %edx; mov $2, %eax", "xsetbv"
-	FAULT "XSETBV: AVX without SSE", GP, 0, "xor %ecx, %ecx; xor %edx, %edx; mov $5, %eax", "xsetbv"
-	FAULT "XSETBV: a part of AVX-512", GP, 0, "xor %ecx, %ecx; xor %edx, %edx; mov $0x27, %eax", "xsetbv"
-	FAULT "XSETBV: bit 63", GP, 0, "xor %ecx, %ecx; mov $0x80000000, %edx; mov $3, %eax", "xsetbv"
+	FAULT "XSETBV: AVX without SSE", GP, 0, "xor %ecx, %ecx; xor %edx, %edx; mov $5, %eax", \
+	    "xsetbv"
+	FAULT "XSETBV: a part of AVX-512", GP, 0, "xor %ecx, %ecx; xor %edx, %edx; \
+	    mov $0x27, %eax", "xsetbv"
+	FAULT "XSETBV: bit 63", GP, 0, "xor %ecx, %ecx; mov $0x80000000, %edx; mov $3, %eax", \
+	    "xsetbv"
 	FAULT "XSETBV: XCR1", GP, 0, "mov $1, %ecx; xor %edx, %edx; mov $3, %eax", "xsetbv"
 	FAULT "XGETBV: XCR2", GP, 0, "mov $2, %ecx", "xgetbv"
 	USER "XSETBV at level 3", GP, 0, "xor %ecx, %ecx; xor %edx, %edx; mov $3, %eax", "xsetbv"
 	USER "XGETBV at level 3", USER_EXIT, NOERR, "xor %ecx, %ecx", "xgetbv"
-	FAULT "UD: an AVX instruction with XCR0.AVX 0", UD, NOERR, "", ".byte 0xc5, 0xfc, 0x28, 0xc0"
-	FAULT "GP: XRSTOR with a component that is not enabled", GP, 0, "mov $PAGE0, %edi; mov $0x100, %ecx; xor %eax, %eax; rep stosl; movl $4, PAGE0 + 512; mov $7, %eax; xor %edx, %edx", "xrstor PAGE0"
+	FAULT "UD: an AVX instruction with XCR0.AVX 0", UD, NOERR, "", \
+	    ".byte 0xc5, 0xfc, 0x28, 0xc0"
+	FAULT "GP: XRSTOR with a component that is not enabled", GP, 0, \
+	    "mov $PAGE0, %edi; mov $0x100, %ecx; xor %eax, %eax; rep stosl; \
+	    movl $4, PAGE0 + 512; mov $7, %eax; xor %edx, %edx", "xrstor PAGE0"
 	FAULT "GP: XSAVE not aligned", GP, 0, "mov $7, %eax; xor %edx, %edx", "xsave PAGE0 + 16"
 
 	/* --- What level 3 may only if it is let --- */
@@ -306,7 +319,8 @@ guest_main:
 	mov %rax, %cr8
 	must_eq64($9, %rbx)
 	END
-	FAULT "64 bits: EFER.LME changed while paging", GP, 0, "mov $EFER, %ecx; rdmsr; and $~EFER_LME, %eax", "wrmsr"
+	FAULT "64 bits: EFER.LME changed while paging", GP, 0, \
+	    "mov $EFER, %ecx; rdmsr; and $~EFER_LME, %eax", "wrmsr"
 	CASE "64 bits: EFER.LMA is read-only"
 	mov $EFER, %ecx
 	rdmsr
@@ -344,7 +358,8 @@ guest_main:
 	wrfsbase %rax
 	wrgsbase %rax
 	END
-	FAULT "64 bits: WRFSBASE not canonical", GP, 0, "mov $1, %eax; shl $47, %rax", "wrfsbase %rax"
+	FAULT "64 bits: WRFSBASE not canonical", GP, 0, "mov $1, %eax; shl $47, %rax", \
+	    "wrfsbase %rax"
 	CASE "64 bits: SWAPGS"
 	SET_MSR MSR_KERNEL_GS_BASE, 0x1000, 0x2000
 	mov $0x77000, %eax
@@ -382,7 +397,8 @@ guest_main:
 	END
 	mov $PML4, %eax
 	mov %rax, %cr3
-	FAULT "64 bits: INVPCID of a PCID without PCIDE", GP, 0, "movq $5, PAGE0; movq $0, PAGE0 + 8; mov $1, %ebx", "invpcid PAGE0, %rbx"
+	FAULT "64 bits: INVPCID of a PCID without PCIDE", GP, 0, \
+	    "movq $5, PAGE0; movq $0, PAGE0 + 8; mov $1, %ebx", "invpcid PAGE0, %rbx"
 	mov %cr4, %rax
 	or $CR4_PCIDE, %eax
 	mov %rax, %cr4
@@ -396,11 +412,17 @@ guest_main:
 	mov $PML4 + 5, %eax
 	must_eq64(%rax, %rbx)
 	END
-	FAULT "64 bits: PCIDE, CR0.PG cleared", GP, 0, "mov %cr0, %rax; btr $31, %rax", "mov %rax, %cr0"
-	FAULT "64 bits: INVPCID type 4", GP, 0, "movq $0, PAGE0; movq $0, PAGE0 + 8; mov $4, %ebx", "invpcid PAGE0, %rbx"
-	FAULT "64 bits: INVPCID with a reserved bit", GP, 0, "movq $0x1000, PAGE0; xor %ebx, %ebx", "invpcid PAGE0, %rbx"
-	FAULT "64 bits: INVPCID of an address that is not canonical", GP, 0, "movq $0, PAGE0; mov $1, %eax; shl $47, %rax; mov %rax, PAGE0 + 8; xor %ebx, %ebx", "invpcid PAGE0, %rbx"
-	PASS "64 bits: INVPCID of all, whatever the descriptor's address", "mov $2, %ebx", "invpcid PAGE0, %rbx"
+	FAULT "64 bits: PCIDE, CR0.PG cleared", GP, 0, "mov %cr0, %rax; btr $31, %rax", \
+	    "mov %rax, %cr0"
+	FAULT "64 bits: INVPCID type 4", GP, 0, "movq $0, PAGE0; movq $0, PAGE0 + 8; \
+	    mov $4, %ebx", "invpcid PAGE0, %rbx"
+	FAULT "64 bits: INVPCID with a reserved bit", GP, 0, \
+	    "movq $0x1000, PAGE0; xor %ebx, %ebx", "invpcid PAGE0, %rbx"
+	FAULT "64 bits: INVPCID of an address that is not canonical", GP, 0, \
+	    "movq $0, PAGE0; mov $1, %eax; shl $47, %rax; mov %rax, PAGE0 + 8; xor %ebx, %ebx", \
+	    "invpcid PAGE0, %rbx"
+	PASS "64 bits: INVPCID of all, whatever the descriptor's address", "mov $2, %ebx", \
+	    "invpcid PAGE0, %rbx"
 	CASE "64 bits: INVPCID at level 3"
 	mov $1f, %eax
 	call user_call64
@@ -418,12 +440,18 @@ guest_main:
 	/* --- Addresses that are not canonical --- */
 	FAULT "not canonical: a load", GP, 0, "mov $1, %eax; shl $47, %rax", "mov (%rax), %ecx"
 	FAULT "not canonical: a store", GP, 0, "mov $1, %eax; shl $63, %rax", "mov %ecx, (%rax)"
-	FAULT "not canonical: the last bytes", GP, 0, "mov $1, %eax; shl $47, %rax; sub $4, %rax", "mov (%rax), %rcx"
-	FAULT "not canonical: by RBP it is #SS", SS, 0, "mov $1, %ebp; shl $47, %rbp", "mov (%rbp), %ecx"
-	FAULT "not canonical: by RSP it is #SS", SS, 0, "mov $1, %eax; shl $47, %rax; mov %rsp, %rbx; sub %rbx, %rax", "mov (%rsp, %rax), %ecx"
-	FAULT "not canonical: RBP with a DS prefix counts as SS", SS, 0, "mov $1, %ebp; shl $47, %rbp", "mov %ds:(%rbp), %ecx"
-	FAULT "not canonical: RBP with an FS prefix is #GP", GP, 0, "mov $1, %ebp; shl $47, %rbp", "mov %fs:(%rbp), %ecx"
-	FAULT "not canonical: a read-modify-write", GP, 0, "mov $1, %eax; shl $47, %rax", "lock addl $1, (%rax)"
+	FAULT "not canonical: the last bytes", GP, 0, \
+	    "mov $1, %eax; shl $47, %rax; sub $4, %rax", "mov (%rax), %rcx"
+	FAULT "not canonical: by RBP it is #SS", SS, 0, "mov $1, %ebp; shl $47, %rbp", \
+	    "mov (%rbp), %ecx"
+	FAULT "not canonical: by RSP it is #SS", SS, 0, \
+	    "mov $1, %eax; shl $47, %rax; mov %rsp, %rbx; sub %rbx, %rax", "mov (%rsp, %rax), %ecx"
+	FAULT "not canonical: RBP with a DS prefix counts as SS", SS, 0, \
+	    "mov $1, %ebp; shl $47, %rbp", "mov %ds:(%rbp), %ecx"
+	FAULT "not canonical: RBP with an FS prefix is #GP", GP, 0, \
+	    "mov $1, %ebp; shl $47, %rbp", "mov %fs:(%rbp), %ecx"
+	FAULT "not canonical: a read-modify-write", GP, 0, "mov $1, %eax; shl $47, %rax", \
+	    "lock addl $1, (%rax)"
 	FAULT "not canonical: SSE", GP, 0, "mov $1, %eax; shl $47, %rax", "movups (%rax), %xmm0"
 	FAULT "not canonical: JMP", GP, 0, "mov $1, %eax; shl $47, %rax", "jmp *%rax"
 	FAULT "not canonical: CALL", GP, 0, "mov $1, %eax; shl $47, %rax", "call *%rax"

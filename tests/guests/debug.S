@@ -1,8 +1,8 @@
 /*
  * Single-step and breakpoints (SDM 3, chapter 17).
  *
- * A hook takes each debug exception, writes its address and DR6 into a log and goes on; log_flags are set
- * in the flags it returns with.
+ * A hook takes each debug exception, writes its address and DR6 into a log and goes on;
+ * log_flags are set in the flags it returns with.
  */
 #include "guest.h"
 
@@ -24,7 +24,8 @@
 	call log_clear
 .endm
 
-/* Entry n of the log: the address that was saved, and which of DR6's bits 0 to 3, 13 to 15 were set. */
+/* Entry n of the log: the address that was saved, and which of DR6's bits 0 to 3, 13 to 15 were
+ * set. */
 .macro must_log_at line, n, ip, dr6
 	must_eq_at \line, "$\ip", "log + \n * 8"
 	must_bits_at \line, "\dr6", 0xe00f, "log + \n * 8 + 4"
@@ -387,14 +388,16 @@ guest_main:
 	WATCH "write: the last byte of four", DR7_WRITE0, PAGE0, 1, "movb $1, 3(%ebx)"
 	WATCH "write: the byte behind not", DR7_WRITE0, PAGE0, 0, "movb $1, 4(%ebx)"
 	WATCH "write: a doubleword that ends inside", DR7_WRITE0, PAGE0 + 4, 1, "movl $1, 1(%ebx)"
-	WATCH "write: a doubleword that ends before not", DR7_WRITE0, PAGE0 + 4, 0, "movl $1, (%ebx)"
+	WATCH "write: a doubleword that ends before not", DR7_WRITE0, PAGE0 + 4, 0, \
+	    "movl $1, (%ebx)"
 	WATCH "write: one byte", DR7_WRITE0_1, PAGE0 + 1, 1, "movw $1, (%ebx)"
 	WATCH "write: one byte, its neighbour not", DR7_WRITE0_1, PAGE0 + 1, 0, "movb $1, (%ebx)"
 	WATCH "write: two bytes", DR7_WRITE0_2, PAGE0 + 2, 1, "movb $1, 3(%ebx)"
 	WATCH "write: two bytes, the next not", DR7_WRITE0_2, PAGE0 + 2, 0, "movb $1, 4(%ebx)"
 	WATCH "write: PUSH", DR7_WRITE0, "stack_top - 8", 1, "mov $stack_top - 4, %esp; push %eax"
 	WATCH "write: LOCK XADD", DR7_WRITE0, PAGE0, 1, "lock xaddl %eax, (%ebx)"
-	WATCH "write: CMPXCHG that fails writes what was there", DR7_WRITE0, PAGE0, 1, "movl $5, 16(%ebx); mov $6, %eax; cmpxchgl %ecx, (%ebx)"
+	WATCH "write: CMPXCHG that fails writes what was there", DR7_WRITE0, PAGE0, 1, \
+	    "movl $5, 16(%ebx); mov $6, %eax; cmpxchgl %ecx, (%ebx)"
 	WATCH "write: STOS", DR7_WRITE0, PAGE0, 1, "mov %ebx, %edi; stosb"
 	WATCH "write: 8 bytes of MMX", DR7_WRITE0, PAGE0 + 4, 1, "movq %mm0, (%ebx)"
 	WATCH "write: 16 bytes of SSE", DR7_WRITE0, PAGE0 + 12, 1, "movups %xmm0, (%ebx)"
@@ -402,7 +405,8 @@ guest_main:
 	WATCH "access: a load", DR7_RW0, PAGE0, 1, "mov (%ebx), %eax"
 	WATCH "access: a store", DR7_RW0, PAGE0, 1, "mov %eax, (%ebx)"
 	WATCH "access: LODS", DR7_RW0, PAGE0, 1, "mov %ebx, %esi; lodsl"
-	WATCH "access: LEA and a prefetch not", DR7_RW0, PAGE0, 0, "lea (%ebx), %eax; prefetcht0 (%ebx)"
+	WATCH "access: LEA and a prefetch not", DR7_RW0, PAGE0, 0, \
+	    "lea (%ebx), %eax; prefetcht0 (%ebx)"
 	STEP "access: execution is none"
 	mov $1f, %eax
 	mov %eax, %dr0

@@ -1,6 +1,6 @@
 /*
- * Every exception of 32-bit protected mode that an instruction can raise by itself: its vector, its error
- * code, and which address is saved (SDM 3, 6.15).
+ * Every exception of 32-bit protected mode that an instruction can raise by itself: its vector,
+ * its error code, and which address is saved (SDM 3, 6.15).
  */
 #include "guest.h"
 
@@ -19,10 +19,12 @@ guest_main:
 	/* --- #DE --- */
 	FAULT "DE: DIV by zero", DE, NOERR, "xor %ecx, %ecx", "div %ecx"
 	FAULT "DE: DIV, quotient too large", DE, NOERR, "mov $2, %edx; mov $2, %ecx", "div %ecx"
-	FAULT "DE: IDIV of the least by -1", DE, NOERR, "mov $0x80000000, %eax; cltd; mov $-1, %ecx", "idiv %ecx"
+	FAULT "DE: IDIV of the least by -1", DE, NOERR, \
+	    "mov $0x80000000, %eax; cltd; mov $-1, %ecx", "idiv %ecx"
 	FAULT "DE: DIV by a byte of memory", DE, NOERR, "movl $0, PAGE0", "divb PAGE0"
 	FAULT "DE: AAM by zero", DE, NOERR, "", ".byte 0xd4, 0"
-	PASS "DE: IDIV at the limit", "mov $0x40000000, %eax; xor %edx, %edx; mov $-1, %ecx", "idiv %ecx"
+	PASS "DE: IDIV at the limit", "mov $0x40000000, %eax; xor %edx, %edx; mov $-1, %ecx", \
+	    "idiv %ecx"
 
 	CASE "DE: DIV changes nothing"
 	mov $0x11111111, %eax
@@ -68,11 +70,13 @@ guest_main:
 	PASS "OF: INTO without overflow", "xor %eax, %eax", "into"
 
 	/* --- #BR --- */
-	FAULT "BR: BOUND below", BR, NOERR, "movl $10, PAGE0; movl $20, PAGE0 + 4; mov $9, %eax", "bound %eax, PAGE0"
+	FAULT "BR: BOUND below", BR, NOERR, "movl $10, PAGE0; movl $20, PAGE0 + 4; \
+	    mov $9, %eax", "bound %eax, PAGE0"
 	FAULT "BR: BOUND above", BR, NOERR, "mov $21, %eax", "bound %eax, PAGE0"
 	PASS "BR: BOUND at the upper limit", "mov $20, %eax", "bound %eax, PAGE0"
 	PASS "BR: BOUND is signed", "movl $-5, PAGE0; mov $-5, %eax", "bound %eax, PAGE0"
-	FAULT "BR: BOUND of words", BR, NOERR, "movl $0x00140005, PAGE0; mov $0x15, %eax", "bound %ax, PAGE0"
+	FAULT "BR: BOUND of words", BR, NOERR, "movl $0x00140005, PAGE0; mov $0x15, %eax", \
+	    "bound %ax, PAGE0"
 
 	/* --- #UD --- */
 	FAULT "UD: UD2", UD, NOERR, "", "ud2"
@@ -128,19 +132,23 @@ guest_main:
 	END
 
 	/* --- #NM --- */
-	FAULT "NM: FPU instruction with CR0.EM", NM, NOERR, "mov %cr0, %eax; or $CR0_EM, %eax; mov %eax, %cr0", "fninit"
+	FAULT "NM: FPU instruction with CR0.EM", NM, NOERR, \
+	    "mov %cr0, %eax; or $CR0_EM, %eax; mov %eax, %cr0", "fninit"
 	FAULT "UD: SSE instruction with CR0.EM", UD, NOERR, "", "movaps %xmm0, %xmm0"
 	FAULT "UD: MMX instruction with CR0.EM", UD, NOERR, "", "movq %mm0, %mm0"
 	PASS "NM: WAIT with CR0.EM", "", "fwait"
-	FAULT "NM: FPU instruction with CR0.TS", NM, NOERR, "mov %cr0, %eax; and $~CR0_EM, %eax; or $CR0_TS, %eax; mov %eax, %cr0", "fninit"
+	FAULT "NM: FPU instruction with CR0.TS", NM, NOERR, \
+	    "mov %cr0, %eax; and $~CR0_EM, %eax; or $CR0_TS, %eax; mov %eax, %cr0", "fninit"
 	FAULT "NM: WAIT with CR0.TS and CR0.MP", NM, NOERR, "", "fwait"
 	FAULT "NM: SSE instruction with CR0.TS", NM, NOERR, "", "movaps %xmm0, %xmm0"
 	FAULT "NM: MMX instruction with CR0.TS", NM, NOERR, "", "movq %mm0, %mm0"
 	FAULT "NM: FXSAVE with CR0.TS", NM, NOERR, "", "fxsave PAGE0"
 	FAULT "UD: LOCK goes before CR0.TS", UD, NOERR, "", ".byte 0xf0, 0xd9, 0xc0"
-	PASS "NM: WAIT with CR0.TS without CR0.MP", "mov %cr0, %eax; and $~CR0_MP, %eax; mov %eax, %cr0", "fwait"
+	PASS "NM: WAIT with CR0.TS without CR0.MP", \
+	    "mov %cr0, %eax; and $~CR0_MP, %eax; mov %eax, %cr0", "fwait"
 	PASS "NM: CLTS ends it", "mov %cr0, %eax; or $CR0_MP, %eax; mov %eax, %cr0", "clts; fninit"
-	FAULT "UD: SSE instruction with CR4.OSFXSR 0", UD, NOERR, "mov %cr4, %eax; and $~CR4_OSFXSR, %eax; mov %eax, %cr4", "movaps %xmm0, %xmm0"
+	FAULT "UD: SSE instruction with CR4.OSFXSR 0", UD, NOERR, \
+	    "mov %cr4, %eax; and $~CR4_OSFXSR, %eax; mov %eax, %cr4", "movaps %xmm0, %xmm0"
 	CASE "UD: SSE instruction with CR4.OSFXSR 1"
 	mov %cr4, %eax
 	or $CR4_OSFXSR, %eax
@@ -249,7 +257,8 @@ guest_main:
 	USER "AC: a read-modify-write", AC, 0, "", "addl $1, PAGE0 + 3"
 	USER "AC: a quadword of MMX", AC, 0, "", "movq PAGE0 + 4, %mm0"
 	USER "AC: a far pointer", AC, 0, "", "lds PAGE0 + 1, %eax"
-	USER "AC: REP MOVS", AC, 0, "mov $PAGE0 + 1, %esi; mov $PAGE0 + 32, %edi; mov $2, %ecx", "rep movsl"
+	USER "AC: REP MOVS", AC, 0, "mov $PAGE0 + 1, %esi; mov $PAGE0 + 32, %edi; \
+	    mov $2, %ecx", "rep movsl"
 	USER "AC: bytes never", USER_EXIT, NOERR, "", "mov PAGE0 + 1, %al"
 	USER "AC: aligned ones not", USER_EXIT, NOERR, "", "mov PAGE0 + 4, %eax"
 	CASE "AC: not with CR0.AM 0"
@@ -269,8 +278,10 @@ guest_main:
 	FAULT "NP: a segment not present", NP, SEL_NP, "mov $SEL_NP, %eax", "mov %eax, %es"
 	FAULT "SS: a stack not present", SS, SEL_NP, "mov $SEL_NP, %eax", "mov %eax, %ss"
 	FAULT "GP: a selector beyond the GDT", GP, GDT_SIZE, "mov $GDT_SIZE, %eax", "mov %eax, %es"
-	FAULT "GP: beyond the limit of a segment", GP, 0, "mov $SEL_SMALL, %eax; mov %eax, %es", "mov %es:13, %eax"
-	FAULT "SS: beyond the limit of the stack", SS, 0, "mov $SEL_STACK, %eax; mov %eax, %ss; mov $0x1fffff, %ebp", "mov (%ebp), %ax"
+	FAULT "GP: beyond the limit of a segment", GP, 0, \
+	    "mov $SEL_SMALL, %eax; mov %eax, %es", "mov %es:13, %eax"
+	FAULT "SS: beyond the limit of the stack", SS, 0, \
+	    "mov $SEL_STACK, %eax; mov %eax, %ss; mov $0x1fffff, %ebp", "mov (%ebp), %ax"
 
 	/* --- INT n through gates that are not there --- */
 	CASE "NP: a gate not present"

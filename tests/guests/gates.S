@@ -1,6 +1,6 @@
 /*
- * Gates in protected mode: call gates, interrupt and trap gates, returns through levels, and what guards them
- * (SDM 3, 5.8 and 6.12).
+ * Gates in protected mode: call gates, interrupt and trap gates, returns through levels, and
+ * what guards them (SDM 3, 5.8 and 6.12).
  */
 #include "guest.h"
 
@@ -18,6 +18,7 @@
 	.set SEL_STACK_SMALL, SEL_TEST + 0x58	/* data, level 1, 16 bytes */
 	.set SEL_DATA16, SEL_TEST + 0x60	/* data, level 3, 16-bit */
 	.set DPL3, 0x60
+	.set FL_MANY, 0x247cd7	/* all but TF, IF, RF and VM */
 	.set VEC, 0x81	/* the vector under test */
 	.set STACK1, 0x218000
 	.set TSS_SP1, tss32 + 12
@@ -317,7 +318,7 @@ int16_back:
 	/* --- IRET --- */
 	CASE "IRET: same level, all flags"
 	mov %esp, %ebp
-	push $FL_CF | FL_PF | FL_AF | FL_ZF | FL_SF | FL_DF | FL_OF | FL_IOPL3 | FL_NT | FL_AC | FL_ID | 2
+	push $FL_MANY
 	push $KCODE
 	push $1f
 	iret
@@ -325,7 +326,7 @@ int16_back:
 	pop %ebx
 	push $2
 	popf
-	must_eq($FL_CF | FL_PF | FL_AF | FL_ZF | FL_SF | FL_DF | FL_OF | FL_IOPL3 | FL_NT | FL_AC | FL_ID | 2, %ebx)
+	must_eq($FL_MANY, %ebx)
 	must_eq(%ebp, %esp)
 	END
 	CASE "IRET: 16 bits leave the upper flags"
@@ -344,14 +345,22 @@ int16_back:
 	must_eq($FL_AC | FL_ID | FL_CF | 2, %ebx)
 	END
 	USER "IRET: to an inner level", GP, KCODE, "push $2; push $KCODE; push $0", "iret"
-	FAULT "IRET: RPL 3 to code of level 0", GP, KCODE, "push $UDATA; push $0; push $2; push $KCODE + 3; push $0", "iret"
-	FAULT "IRET: outer stack null", GP, 0, "push $0; push $0; push $2; push $UCODE; push $0", "iret"
-	FAULT "IRET: outer stack of another level", GP, KDATA, "push $KDATA; push $0; push $2; push $UCODE; push $0", "iret"
-	FAULT "IRET: outer stack not present", SS, SEL_STACK_NP, "push $SEL_STACK_NP + 1; push $0; push $2; push $SEL_CODE1 + 1; push $0", "iret"
+	FAULT "IRET: RPL 3 to code of level 0", GP, KCODE, \
+	    "push $UDATA; push $0; push $2; push $KCODE + 3; push $0", "iret"
+	FAULT "IRET: outer stack null", GP, 0, "push $0; push $0; push $2; push $UCODE; \
+	    push $0", "iret"
+	FAULT "IRET: outer stack of another level", GP, KDATA, \
+	    "push $KDATA; push $0; push $2; push $UCODE; push $0", "iret"
+	FAULT "IRET: outer stack not present", SS, SEL_STACK_NP, \
+	    "push $SEL_STACK_NP + 1; push $0; push $2; push $SEL_CODE1 + 1; push $0", "iret"
 	FAULT "IRET: code not present", NP, SEL_NP, "push $2; push $SEL_NP; push $0", "iret"
 	FAULT "IRET: beyond the limit", GP, 0, "push $2; push $SEL_SHORT; push $16", "iret"
-	USER "IRET: at level 3 changes neither IOPL nor IF", USER_EXIT, NOERR, "pushf; orl $FL_IOPL3 | FL_IF, (%esp); push $UCODE; push $85f; iret; 85: pushf; pop %eax; test $FL_IOPL3 | FL_IF, %eax; jz 84f; ud2", "nop"
-	USER "POPF: at level 3 changes neither IOPL nor IF", USER_EXIT, NOERR, "pushf; orl $FL_IOPL3 | FL_IF, (%esp); popf; pushf; pop %eax; test $FL_IOPL3 | FL_IF, %eax; jz 84f; ud2", "nop"
+	USER "IRET: at level 3 changes neither IOPL nor IF", USER_EXIT, NOERR, \
+	    "pushf; orl $FL_IOPL3 | FL_IF, (%esp); push $UCODE; push $85f; iret; 85: pushf; \
+	    pop %eax; test $FL_IOPL3 | FL_IF, %eax; jz 84f; ud2", "nop"
+	USER "POPF: at level 3 changes neither IOPL nor IF", USER_EXIT, NOERR, \
+	    "pushf; orl $FL_IOPL3 | FL_IF, (%esp); popf; pushf; pop %eax; \
+	    test $FL_IOPL3 | FL_IF, %eax; jz 84f; ud2", "nop"
 	CASE "IRET: to a 16-bit stack changes SP only, at level 3"
 	mov $1f, %eax
 	call user_call
@@ -420,7 +429,8 @@ int16_back:
 	USER "I/O bitmap: a port that may not", GP, 0, "", "in $0x61, %al"
 	USER "I/O bitmap: its neighbour", USER_EXIT, NOERR, "", "in $0x62, %al"
 	USER "I/O bitmap: a word that ends there", GP, 0, "", "in $0x60, %ax"
-	USER "I/O bitmap: a doubleword from before the limit to after", GP, 0, "mov $0xfe, %edx", "in %dx, %eax"
+	USER "I/O bitmap: a doubleword from before the limit to after", GP, 0, \
+	    "mov $0xfe, %edx", "in %dx, %eax"
 	USER "I/O bitmap: beyond the limit", GP, 0, "mov $0x3f8, %edx", "in %dx, %al"
 	USER "I/O bitmap: OUTS", GP, 0, "mov $0x61, %edx; mov $PAGE0, %esi", "outsb"
 	movw $103, gdt + TSS

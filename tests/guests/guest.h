@@ -1,9 +1,9 @@
 /*
  * What guests are written with.
  *
- * A guest is a list of cases. Each prints one line, "ok NAME", "FAIL NAME: ..." or "skip NAME", and the
- * guest ends through the debug exit with EXIT_OK or EXIT_FAIL. Names lie in the section .names,
- * so a test can tell that none was left out.
+ * A guest is a list of cases. Each prints one line, "ok NAME", "FAIL NAME: ..." or "skip NAME",
+ * and the guest ends through the debug exit with EXIT_OK or EXIT_FAIL. Names lie in the section
+ * .names, so a test can tell that none was left out.
  *
  *	#include "guest.h"
  *		bits 32
@@ -18,16 +18,16 @@
  *		FAULT "a null selector in SS", GP, 0, "xor %eax, %eax", "mov %eax, %ss"
  *		ret
  *
- * guest_main runs in 32-bit protected mode, flat, without paging, interrupts off, and may use all
- * registers. Labels 9 and 80 to 89 belong to the macros.
+ * guest_main runs in 32-bit protected mode, flat, without paging, interrupts off, and may use
+ * all registers. Labels 9 and 80 to 89 belong to the macros.
  *
- * After an exception or interrupt for which no hook is set, its frame is in the fault_* variables
- * (start.S), the kernel's segments and the stack of the last try() are back, the general registers are
- * as they were, EFLAGS is 2, and execution goes on where try() said. Without a try() the
- * case fails.
+ * After an exception or interrupt for which no hook is set, its frame is in the fault_*
+ * variables (start.S), the kernel's segments and the stack of the last try() are back, the
+ * general registers are as they were, EFLAGS is 2, and execution goes on where try() said.
+ * Without a try() the case fails.
  *
- * CASE, END, FAULT, try() and the must_*() work in 32- and in 64-bit code; try() and must_*() in real
- * mode as well, inside REAL. `bits` says which it is.
+ * CASE, END, FAULT, try() and the must_*() work in 32- and in 64-bit code; try() and must_*() in
+ * real mode as well, inside REAL. `bits` says which it is.
  */
 
 /* --- Constants: symbols of the assembler, because it reads code in strings --- */
@@ -304,8 +304,8 @@
 	END
 .endm
 
-/* One case at level 3: after setup, trigger faults with this vector and error code, its address saved, or with
- * USER_EXIT runs through. */
+/* One case at level 3: after setup, trigger faults with this vector and error code, its address
+ * saved, or with USER_EXIT runs through. */
 .macro USER name, vector, error, setup, trigger
 	CASE "\name"
 	movl $83f, %eax
@@ -321,7 +321,8 @@
 	END
 .endm
 
-/* One case in real mode: what follows, up to END_REAL, is called with all segments 0 and SP 0x7000. */
+/* One case in real mode: what follows, up to END_REAL, is called with all segments 0 and SP
+ * 0x7000. */
 .macro REAL name
 	CASE "\name"
 	mov $.Lreal\@, %eax
@@ -340,7 +341,8 @@
 
 /* --- Descriptors --- */
 
-/* An 8-byte segment or system-segment descriptor; access is byte 5, flags the high half of byte 6. */
+/* An 8-byte segment or system-segment descriptor; access is byte 5, flags the high half of byte
+ * 6. */
 .macro descriptor base, limit, access, flags
 	.word (\limit) & 0xffff
 	.word (\base) & 0xffff
@@ -350,10 +352,12 @@
 	.byte ((\base) >> 24) & 0xff
 .endm
 
-/* Writes a descriptor whose base and limit are known when assembling into the GDT. Clobbers nothing. */
+/* Writes a descriptor whose base and limit are known when assembling into the GDT. Clobbers
+ * nothing. */
 .macro set_descriptor sel, base, limit, access, flags
 	movl $(((\base) & 0xffff) << 16) | ((\limit) & 0xffff), gdt + ((\sel) & ~7)
-	movl $((\base) & 0xff000000) | (((\flags) << 20) | ((\limit) & 0xf0000)) | ((\access) << 8) | (((\base) >> 16) & 0xff), gdt + ((\sel) & ~7) + 4
+	.set .Lhigh, ((\base) & 0xff000000) | ((\flags) << 20) | ((\limit) & 0xf0000)
+	movl $.Lhigh | ((\access) << 8) | (((\base) >> 16) & 0xff), gdt + ((\sel) & ~7) + 4
 .endm
 
 /* Writes a gate. at: its address; count: parameters of a call gate. Clobbers EAX. */

@@ -1,6 +1,6 @@
 /*
- * External interrupts and NMIs at their exact place: the shadow of STI, HLT, priorities. They come from the
- * local APIC, sent by the CPU to itself.
+ * External interrupts and NMIs at their exact place: the shadow of STI, HLT, priorities. They
+ * come from the local APIC, sent by the CPU to itself.
  */
 #include "guest.h"
 

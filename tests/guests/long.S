@@ -1,6 +1,6 @@
 /*
- * Long mode: 64-bit and compatibility mode, delivery of exceptions, SYSCALL and SYSENTER, IRET in all its forms (SDM 3,
- * 5.8 and 6.14; APM 2, 4.8 and 6.1).
+ * Long mode: 64-bit and compatibility mode, delivery of exceptions, SYSCALL and SYSENTER, IRET
+ * in all its forms (SDM 3, 5.8 and 6.14; APM 2, 4.8 and 6.1).
  */
 #include "guest.h"
 
@@ -144,11 +144,17 @@ low16_back:
 	END
 	COMPAT "compatibility mode at level 3", USER_EXIT, NOERR, "", ""
 	COMPAT "compatibility mode: #UD", UD, NOERR, "", "ud2"
-	COMPAT "compatibility mode: limits count", GP, 0, "mov $SEL_DATA3 + 3, %eax; mov %eax, %es", "mov %es:29, %eax"
-	COMPAT "compatibility mode: addresses wrap at 4 GiB", USER_EXIT, NOERR, "movl $0x77, PAGE0; mov $0xf0000000, %eax; mov $0x10000000 + PAGE0, %ecx; cmpl $0x77, (%eax, %ecx)", "je 85f; ud2; 85:"
-	COMPAT "compatibility mode: PUSH is 4 bytes", USER_EXIT, NOERR, "mov %esp, %eax; push $1; sub %esp, %eax; cmp $4, %eax", "je 85f; ud2; 85:"
-	COMPAT "compatibility mode: 32-bit instructions are there", USER_EXIT, NOERR, "", "push %es; pop %es; daa; pusha; popa; into; inc %eax"
-	COMPAT "compatibility mode: no R8", USER_EXIT, NOERR, "xor %eax, %eax; .byte 0x41, 0x90; cmp $0, %eax", "je 85f; ud2; 85:"
+	COMPAT "compatibility mode: limits count", GP, 0, \
+	    "mov $SEL_DATA3 + 3, %eax; mov %eax, %es", "mov %es:29, %eax"
+	COMPAT "compatibility mode: addresses wrap at 4 GiB", USER_EXIT, NOERR, \
+	    "movl $0x77, PAGE0; mov $0xf0000000, %eax; mov $0x10000000 + PAGE0, %ecx; \
+	    cmpl $0x77, (%eax, %ecx)", "je 85f; ud2; 85:"
+	COMPAT "compatibility mode: PUSH is 4 bytes", USER_EXIT, NOERR, \
+	    "mov %esp, %eax; push $1; sub %esp, %eax; cmp $4, %eax", "je 85f; ud2; 85:"
+	COMPAT "compatibility mode: 32-bit instructions are there", USER_EXIT, NOERR, "", \
+	    "push %es; pop %es; daa; pusha; popa; into; inc %eax"
+	COMPAT "compatibility mode: no R8", USER_EXIT, NOERR, \
+	    "xor %eax, %eax; .byte 0x41, 0x90; cmp $0, %eax", "je 85f; ud2; 85:"
 	CASE "compatibility mode: upper halves of the registers are zero or kept, RIP and RSP are"
 	mov $83f, %eax
 	mov $UCODE, %edx
@@ -166,7 +172,9 @@ low16_back:
 	END
 
 	/* --- Segments in 64-bit mode --- */
-	PASS "DS, ES and SS: neither base nor limit", "mov $SEL_SMALL, %eax; mov %eax, %ds; mov %eax, %es; mov %eax, %ss", "mov PAGE0 + 100, %ecx; mov %es:PAGE0 + 100, %ecx"
+	PASS "DS, ES and SS: neither base nor limit", \
+	    "mov $SEL_SMALL, %eax; mov %eax, %ds; mov %eax, %es; mov %eax, %ss", \
+	    "mov PAGE0 + 100, %ecx; mov %es:PAGE0 + 100, %ecx"
 	PASS "DS: null", "xor %eax, %eax; mov %eax, %ds; mov %eax, %es", "mov PAGE0, %ecx"
 	PASS "SS: null at level 0", "xor %eax, %eax", "mov %eax, %ss; push %rax; pop %rax"
 	FAULT "SS: null with RPL 3", GP, 0, "mov $3, %eax", "mov %eax, %ss"
@@ -190,12 +198,15 @@ low16_back:
 	must_eq($0x44, %gs:PAGE0 + 0x1000)
 	SET_MSR MSR_GS_BASE, 0, 0
 	END
-	FAULT "a null FS does not fault, a non-canonical sum does", GP, 0, "mov $1, %eax; shl $47, %rax", "mov %fs:(%rax), %ecx"
-	FAULT "far JMP: L and D", GP, SEL_BOTH, "movl $0, PAGE0; movw $SEL_BOTH, PAGE0 + 4", "ljmp *PAGE0"
+	FAULT "a null FS does not fault, a non-canonical sum does", GP, 0, \
+	    "mov $1, %eax; shl $47, %rax", "mov %fs:(%rax), %ecx"
+	FAULT "far JMP: L and D", GP, SEL_BOTH, "movl $0, PAGE0; movw $SEL_BOTH, PAGE0 + 4", \
+	    "ljmp *PAGE0"
 	FAULT "far JMP: a TSS", GP, TSS, "movl $0, PAGE0; movw $TSS, PAGE0 + 4", "ljmp *PAGE0"
 	FAULT "far CALL: not present", NP, SEL_NP, "movw $SEL_NP, PAGE0 + 4", "lcall *PAGE0"
 	FAULT "far RET: null", GP, 0, "push $0; push $0", "lretq"
-	FAULT "far RET: an address that is not canonical", GP, 0, "push $KCODE64; mov $1, %eax; shl $47, %rax; push %rax", "lretq"
+	FAULT "far RET: an address that is not canonical", GP, 0, \
+	    "push $KCODE64; mov $1, %eax; shl $47, %rax; push %rax", "lretq"
 	CASE "far CALL and RET of 8 bytes"
 	movq $1f, PAGE0
 	movw $KCODE64, PAGE0 + 8
@@ -209,8 +220,13 @@ low16_back:
 	mov 8(%rsp), %rcx
 	lretq
 	END
-	FAULT "LLDT: the type of a 16-byte descriptor", GP, SEL_LDT, "movl $0, gdt + SEL_LDT; movl $0x8200, gdt + SEL_LDT + 4; movl $0, gdt + SEL_LDT + 8; movl $0x1f00, gdt + SEL_LDT + 12; mov $SEL_LDT, %eax", "lldt %ax"
-	FAULT "LLDT: a base that is not canonical", GP, SEL_LDT, "movl $0x8000, gdt + SEL_LDT + 8; movl $0, gdt + SEL_LDT + 12; mov $SEL_LDT, %eax", "lldt %ax"
+	FAULT "LLDT: the type of a 16-byte descriptor", GP, SEL_LDT, \
+	    "movl $0, gdt + SEL_LDT; movl $0x8200, gdt + SEL_LDT + 4; \
+	    movl $0, gdt + SEL_LDT + 8; movl $0x1f00, gdt + SEL_LDT + 12; mov $SEL_LDT, \
+	    %eax", "lldt %ax"
+	FAULT "LLDT: a base that is not canonical", GP, SEL_LDT, \
+	    "movl $0x8000, gdt + SEL_LDT + 8; movl $0, gdt + SEL_LDT + 12; mov $SEL_LDT, %eax", \
+	    "lldt %ax"
 
 	/* --- What 64-bit mode does not have --- */
 .macro GONE name, bytes:vararg
@@ -428,11 +444,17 @@ low16_back:
 	mov %ss, %eax
 	must_eq($0, %eax)
 	END
-	FAULT "IRETQ: a null SS for level 3 in compatibility mode", GP, 0, "push $3; push $0; push $2; push $UCODE; push $0", "iretq"
-	FAULT "IRETQ: an address that is not canonical", GP, 0, "mov %rsp, %rbx; push $KDATA64; push %rbx; push $2; push $KCODE64; mov $1, %eax; shl $47, %rax; push %rax", "iretq"
-	FAULT "IRETQ: NT", GP, 0, "mov %rsp, %rbx; push $KDATA64; push %rbx; push $2; push $KCODE64; push $81f; push $FL_NT | 2; popfq", "iretq"
-	FAULT "IRETQ: SS of another level", GP, "UDATA - 3", "mov %rsp, %rbx; push $UDATA; push %rbx; push $2; push $KCODE64; push $81f", "iretq"
-	FAULT "IRETQ: beyond the limit of compatibility code", GP, 0, "push $UDATA; push $USER_STACK; push $2; push $SEL_SHORT + 3; push $16", "iretq"
+	FAULT "IRETQ: a null SS for level 3 in compatibility mode", GP, 0, \
+	    "push $3; push $0; push $2; push $UCODE; push $0", "iretq"
+	FAULT "IRETQ: an address that is not canonical", GP, 0, \
+	    "mov %rsp, %rbx; push $KDATA64; push %rbx; push $2; push $KCODE64; mov $1, %eax; \
+	    shl $47, %rax; push %rax", "iretq"
+	FAULT "IRETQ: NT", GP, 0, "mov %rsp, %rbx; push $KDATA64; push %rbx; push $2; \
+	    push $KCODE64; push $81f; push $FL_NT | 2; popfq", "iretq"
+	FAULT "IRETQ: SS of another level", GP, "UDATA - 3", \
+	    "mov %rsp, %rbx; push $UDATA; push %rbx; push $2; push $KCODE64; push $81f", "iretq"
+	FAULT "IRETQ: beyond the limit of compatibility code", GP, 0, \
+	    "push $UDATA; push $USER_STACK; push $2; push $SEL_SHORT + 3; push $16", "iretq"
 	CASE "IRET of 4 bytes in 64-bit mode"
 	mov %rsp, %rbx
 	sub $20, %rsp
@@ -447,7 +469,8 @@ low16_back:
 	must_eq64(%rbx, %rsp)
 	must_eq64($1, %rax)
 	END
-	USER64 "IRETQ: at level 3 to an inner one", GP, KCODE64, "push $KDATA64; push $0; push $2; push $KCODE64; push $0", "iretq"
+	USER64 "IRETQ: at level 3 to an inner one", GP, KCODE64, \
+	    "push $KDATA64; push $0; push $2; push $KCODE64; push $0", "iretq"
 	CASE "IRETQ: VM is ignored"
 	mov %rsp, %rbx
 	push $KDATA64

@@ -1,6 +1,6 @@
 /*
- * Faults during the delivery of others (SDM 3, 6.15, interrupt 8): what is delivered in turn and what becomes a
- * double fault, always with the address of the first.
+ * Faults during the delivery of others (SDM 3, 6.15, interrupt 8): what is delivered in turn and
+ * what becomes a double fault, always with the address of the first.
  */
 #include "guest.h"
 

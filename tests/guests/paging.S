@@ -20,8 +20,7 @@
 
 	.set walk_user32, user_call
 	.set walk_user64, user_call64
-	.set PAE_PDPT, PDPT	/* tables of PAE and 32-bit paging: those of long mode, not in use then */
-	.set PD32, PD
+	.set PD32, PD	/* the tables of long mode serve the others */
 	.set GIB, 0x40000000
 
 .macro WALKS name
@@ -39,7 +38,8 @@ guest_main:
 	call walk_init
 	movl $0, long_user
 
-	/* --- 32-bit paging: 4 MiB pages to themselves, the page's table at 1 GiB, the stub's after it --- */
+	/* --- 32-bit paging: 4 MiB pages to themselves, the page's table at 1 GiB, the stub's
+	 * after it --- */
 	movl $GIB + WALK_OFFSET, walk_page
 	movl $GIB + 0x400000, walk_stub
 	movl $PD32 + 256 * 4, walk_pde

@@ -59,20 +59,32 @@ guest_main:
 
 	/* --- Limits --- */
 	PASS "limit: the last byte", "mov $SEL_BYTES, %eax; mov %eax, %es", "mov %es:0xff, %al"
-	FAULT "limit: a byte too far", GP, 0, "mov $SEL_BYTES, %eax; mov %eax, %es", "mov %es:0x100, %al"
+	FAULT "limit: a byte too far", GP, 0, "mov $SEL_BYTES, %eax; mov %eax, %es", \
+	    "mov %es:0x100, %al"
 	PASS "limit: the last word", "mov $SEL_BYTES, %eax; mov %eax, %es", "mov %es:0xfe, %ax"
-	FAULT "limit: half a word too far", GP, 0, "mov $SEL_BYTES, %eax; mov %eax, %es", "mov %es:0xff, %ax"
-	PASS "limit: the last doubleword", "mov $SEL_BYTES, %eax; mov %eax, %es", "mov %es:0xfc, %eax"
-	FAULT "limit: a doubleword's last byte too far", GP, 0, "mov $SEL_BYTES, %eax; mov %eax, %es", "mov %es:0xfd, %eax"
+	FAULT "limit: half a word too far", GP, 0, "mov $SEL_BYTES, %eax; mov %eax, %es", \
+	    "mov %es:0xff, %ax"
+	PASS "limit: the last doubleword", "mov $SEL_BYTES, %eax; mov %eax, %es", \
+	    "mov %es:0xfc, %eax"
+	FAULT "limit: a doubleword's last byte too far", GP, 0, \
+	    "mov $SEL_BYTES, %eax; mov %eax, %es", "mov %es:0xfd, %eax"
 	FAULT "limit: a store", GP, 0, "mov $SEL_BYTES, %eax; mov %eax, %es", "mov %eax, %es:0xfd"
-	FAULT "limit: a read-modify-write", GP, 0, "mov $SEL_BYTES, %eax; mov %eax, %es", "addl $1, %es:0xfd"
-	FAULT "limit: a quadword of MMX", GP, 0, "mov $SEL_BYTES, %eax; mov %eax, %es", "movq %es:0xf9, %mm0"
-	FAULT "limit: 16 bytes of SSE", GP, 0, "mov $SEL_BYTES, %eax; mov %eax, %es", "movups %es:0xf1, %xmm0"
-	PASS "limit: the last 16 bytes", "mov $SEL_BYTES, %eax; mov %eax, %es", "movups %es:0xf0, %xmm0"
-	FAULT "limit: an address that wraps around", GP, 0, "mov $SEL_BYTES, %eax; mov %eax, %es", "mov %es:0xffffffff, %al"
-	FAULT "limit: limit 0 has one byte", GP, 0, "mov $SEL_SMALL, %eax; mov %eax, %es; mov %es:0, %al", "mov %es:1, %al"
-	PASS "limit: granularity 4 KiB", "mov $SEL_PAGES, %eax; mov %eax, %es", "mov %es:0x1ffc, %eax"
-	FAULT "limit: beyond granularity 4 KiB", GP, 0, "mov $SEL_PAGES, %eax; mov %eax, %es", "mov %es:0x1ffd, %eax"
+	FAULT "limit: a read-modify-write", GP, 0, "mov $SEL_BYTES, %eax; mov %eax, %es", \
+	    "addl $1, %es:0xfd"
+	FAULT "limit: a quadword of MMX", GP, 0, "mov $SEL_BYTES, %eax; mov %eax, %es", \
+	    "movq %es:0xf9, %mm0"
+	FAULT "limit: 16 bytes of SSE", GP, 0, "mov $SEL_BYTES, %eax; mov %eax, %es", \
+	    "movups %es:0xf1, %xmm0"
+	PASS "limit: the last 16 bytes", "mov $SEL_BYTES, %eax; mov %eax, %es", \
+	    "movups %es:0xf0, %xmm0"
+	FAULT "limit: an address that wraps around", GP, 0, \
+	    "mov $SEL_BYTES, %eax; mov %eax, %es", "mov %es:0xffffffff, %al"
+	FAULT "limit: limit 0 has one byte", GP, 0, \
+	    "mov $SEL_SMALL, %eax; mov %eax, %es; mov %es:0, %al", "mov %es:1, %al"
+	PASS "limit: granularity 4 KiB", "mov $SEL_PAGES, %eax; mov %eax, %es", \
+	    "mov %es:0x1ffc, %eax"
+	FAULT "limit: beyond granularity 4 KiB", GP, 0, "mov $SEL_PAGES, %eax; mov %eax, %es", \
+	    "mov %es:0x1ffd, %eax"
 	CASE "limit: 4 GiB, the base added wraps"
 	mov $SEL_ALL, %eax
 	mov %eax, %es
@@ -86,13 +98,20 @@ guest_main:
 	mov %es:0xfffffff4, %eax
 	must_eq($0x9abcdef0, %eax)
 	END
-	PASS "expand-down: above the limit", "mov $SEL_DOWN32, %eax; mov %eax, %es", "mov %es:0x100, %eax"
-	FAULT "expand-down: at the limit", GP, 0, "mov $SEL_DOWN32, %eax; mov %eax, %es", "mov %es:0xff, %al"
-	FAULT "expand-down: below the limit", GP, 0, "mov $SEL_DOWN32, %eax; mov %eax, %es", "mov %es:0, %al"
-	PASS "expand-down: 32-bit, beyond 64 KiB", "mov $SEL_DOWN32, %eax; mov %eax, %es", "mov %es:0x10000, %al"
-	PASS "expand-down: 16-bit, the last byte", "mov $SEL_DOWN16, %eax; mov %eax, %es", "mov %es:0xffff, %al"
-	FAULT "expand-down: 16-bit, beyond 64 KiB", GP, 0, "mov $SEL_DOWN16, %eax; mov %eax, %es", "mov %es:0x10000, %al"
-	FAULT "expand-down: 16-bit, half a word too far", GP, 0, "mov $SEL_DOWN16, %eax; mov %eax, %es", "mov %es:0xffff, %ax"
+	PASS "expand-down: above the limit", "mov $SEL_DOWN32, %eax; mov %eax, %es", \
+	    "mov %es:0x100, %eax"
+	FAULT "expand-down: at the limit", GP, 0, "mov $SEL_DOWN32, %eax; mov %eax, %es", \
+	    "mov %es:0xff, %al"
+	FAULT "expand-down: below the limit", GP, 0, "mov $SEL_DOWN32, %eax; mov %eax, %es", \
+	    "mov %es:0, %al"
+	PASS "expand-down: 32-bit, beyond 64 KiB", "mov $SEL_DOWN32, %eax; mov %eax, %es", \
+	    "mov %es:0x10000, %al"
+	PASS "expand-down: 16-bit, the last byte", "mov $SEL_DOWN16, %eax; mov %eax, %es", \
+	    "mov %es:0xffff, %al"
+	FAULT "expand-down: 16-bit, beyond 64 KiB", GP, 0, \
+	    "mov $SEL_DOWN16, %eax; mov %eax, %es", "mov %es:0x10000, %al"
+	FAULT "expand-down: 16-bit, half a word too far", GP, 0, \
+	    "mov $SEL_DOWN16, %eax; mov %eax, %es", "mov %es:0xffff, %ax"
 	CASE "limit: LOCK CMPXCHG8B faults before it writes"
 	mov $SEL_BYTES, %eax
 	mov %eax, %es
@@ -119,7 +138,8 @@ guest_main:
 	must_eq($0x100, RDI)
 	must_eq($84, RCX)
 	END
-	FAULT "limit: PUSH from beyond", GP, 0, "mov $SEL_BYTES, %eax; mov %eax, %es", "pushl %es:0xfd"
+	FAULT "limit: PUSH from beyond", GP, 0, "mov $SEL_BYTES, %eax; mov %eax, %es", \
+	    "pushl %es:0xfd"
 	FAULT "limit: code", GP, 0, "", "ljmp $SEL_SHORT, $16"
 	CASE "limit: code, saved are the old CS and address"
 	try(1f)
@@ -130,16 +150,20 @@ guest_main:
 	END
 
 	/* --- Types --- */
-	FAULT "type: a store to read-only data", GP, 0, "mov $SEL_RO, %eax; mov %eax, %es; mov %es:0, %al", "mov %al, %es:0"
-	FAULT "type: XCHG with read-only data", GP, 0, "mov $SEL_RO, %eax; mov %eax, %es", "xchg %eax, %es:0"
+	FAULT "type: a store to read-only data", GP, 0, \
+	    "mov $SEL_RO, %eax; mov %eax, %es; mov %es:0, %al", "mov %al, %es:0"
+	FAULT "type: XCHG with read-only data", GP, 0, "mov $SEL_RO, %eax; mov %eax, %es", \
+	    "xchg %eax, %es:0"
 	FAULT "type: a store to code", GP, 0, "", "mov %al, %cs:PAGE0"
 	PASS "type: a load from code", "", "mov %cs:PAGE0, %al"
 	FAULT "type: execute-only into DS", GP, SEL_XO, "mov $SEL_XO, %eax", "mov %eax, %ds"
 	PASS "type: readable code into DS", "mov $SEL_CODE, %eax", "mov %eax, %ds"
-	FAULT "type: a store to code by DS", GP, 0, "mov $SEL_CODE, %eax; mov %eax, %fs", "mov %al, %fs:PAGE0"
+	FAULT "type: a store to code by DS", GP, 0, "mov $SEL_CODE, %eax; mov %eax, %fs", \
+	    "mov %al, %fs:PAGE0"
 	FAULT "type: a gate into DS", GP, SEL_GATE, "mov $SEL_GATE, %eax", "mov %eax, %ds"
 	FAULT "type: a TSS into DS", GP, TSS, "mov $TSS, %eax", "mov %eax, %ds"
-	FAULT "type: a read through execute-only CS", GP, 0, "ljmp $SEL_XCONF, $2f; 2:", "mov %cs:PAGE0, %al"
+	FAULT "type: a read through execute-only CS", GP, 0, "ljmp $SEL_XCONF, $2f; 2:", \
+	    "mov %cs:PAGE0, %al"
 	FAULT "SS: read-only data", GP, SEL_RO, "mov $SEL_RO, %eax", "mov %eax, %ss"
 	FAULT "SS: code", GP, SEL_CODE, "mov $SEL_CODE, %eax", "mov %eax, %ss"
 	FAULT "SS: null", GP, 0, "xor %eax, %eax", "mov %eax, %ss"
@@ -149,10 +173,13 @@ guest_main:
 	FAULT "SS: POP", GP, SEL_RO, "push $SEL_RO", "pop %ss"
 	FAULT "SS: LSS", GP, SEL_RO, "movl $SEL_RO, PAGE0 + 4", "lss PAGE0, %eax"
 	FAULT "DS: not present", NP, SEL_NP, "mov $SEL_NP, %eax", "mov %eax, %ds"
-	FAULT "DS: the TI bit is in the error code, RPL is not", GP, 0x7c, "mov $0x7f, %eax", "mov %eax, %ds"
+	FAULT "DS: the TI bit is in the error code, RPL is not", GP, 0x7c, "mov $0x7f, %eax", \
+	    "mov %eax, %ds"
 	FAULT "DS: beyond the GDT", GP, GDT_SIZE, "mov $GDT_SIZE, %eax", "mov %eax, %ds"
-	FAULT "DS: the type goes before presence", GP, SEL_TEST + 0xb0, "movl $0x1800, gdt + SEL_TEST + 0xb4; mov $SEL_TEST + 0xb0, %eax", "mov %eax, %ds"
-	FAULT "LDS: bad selector leaves the register", GP, SEL_XO, "movl $5, PAGE0; movl $SEL_XO, PAGE0 + 4; mov $7, %eax", "lds PAGE0, %eax"
+	FAULT "DS: the type goes before presence", GP, SEL_TEST + 0xb0, \
+	    "movl $0x1800, gdt + SEL_TEST + 0xb4; mov $SEL_TEST + 0xb0, %eax", "mov %eax, %ds"
+	FAULT "LDS: bad selector leaves the register", GP, SEL_XO, \
+	    "movl $5, PAGE0; movl $SEL_XO, PAGE0 + 4; mov $7, %eax", "lds PAGE0, %eax"
 	CASE "LDS: bad selector leaves both"
 	mov $7, %eax
 	try(1f)
@@ -258,25 +285,36 @@ call16_back:
 	END
 	USER "conforming code: no privileges come with it", GP, 0, "ljmp $SEL_CONF, $84f", "cli"
 	USER "far JMP at level 3: DPL 0", GP, KCODE, "", "ljmp $KCODE, $0"
-	USER "far JMP at level 3: any RPL to one's own level", USER_EXIT, NOERR, "", "ljmp $SEL_CODE3, $85f; 85:"
+	USER "far JMP at level 3: any RPL to one's own level", USER_EXIT, NOERR, "", \
+	    "ljmp $SEL_CODE3, $85f; 85:"
 
 	/* --- Privilege of data --- */
 	PASS "privilege: DPL 3 from level 0", "mov $SEL_DATA3, %eax", "mov %eax, %es"
-	FAULT "privilege: RPL 3 to DPL 1", GP, SEL_DATA1, "mov $SEL_DATA1 + 3, %eax", "mov %eax, %es"
+	FAULT "privilege: RPL 3 to DPL 1", GP, SEL_DATA1, "mov $SEL_DATA1 + 3, %eax", \
+	    "mov %eax, %es"
 	USER "privilege: DPL 0 from level 3", GP, KDATA, "mov $KDATA, %eax", "mov %eax, %es"
 	USER "privilege: DPL 1 from level 3", GP, SEL_DATA1, "mov $SEL_DATA1, %eax", "mov %eax, %es"
-	USER "privilege: conforming code of DPL 0 from level 3", USER_EXIT, NOERR, "mov $SEL_CONF, %eax", "mov %eax, %es"
-	USER "privilege: code of DPL 0 from level 3", GP, SEL_CODE, "mov $SEL_CODE, %eax", "mov %eax, %es"
+	USER "privilege: conforming code of DPL 0 from level 3", USER_EXIT, NOERR, \
+	    "mov $SEL_CONF, %eax", "mov %eax, %es"
+	USER "privilege: code of DPL 0 from level 3", GP, SEL_CODE, "mov $SEL_CODE, %eax", \
+	    "mov %eax, %es"
 	USER "privilege: null at level 3", USER_EXIT, NOERR, "xor %eax, %eax", "mov %eax, %es"
 	USER "privilege: null in SS at level 3", GP, 0, "mov $3, %eax", "mov %eax, %ss"
 	USER "privilege: SS of level 0 at level 3", GP, KDATA, "mov $KDATA, %eax", "mov %eax, %ss"
-	USER "limit: the stack at level 3", SS, 0, "mov $SEL_DATA3 + 3, %eax; mov %eax, %ss; mov $0x104, %esp", "push %eax"
-	USER "limit: BP uses SS", SS, 0, "mov $SEL_DATA3 + 3, %eax; mov %eax, %ss; mov $0x104, %ebp", "mov (%ebp), %eax"
-	USER "limit: POP beyond the stack", SS, 0, "mov $SEL_DATA3 + 3, %eax; mov %eax, %ss; mov $0xfd, %esp", "pop %eax"
-	USER "limit: CALL beyond the stack", SS, 0, "mov $SEL_DATA3 + 3, %eax; mov %eax, %ss; mov $3, %esp", "call 84b"
-	USER "limit: LEAVE beyond the stack", SS, 0, "mov $SEL_DATA3 + 3, %eax; mov %eax, %ss; mov $0xfe, %ebp", "leave"
-	USER "limit: ENTER beyond the stack", SS, 0, "mov $SEL_DATA3 + 3, %eax; mov %eax, %ss; mov $3, %esp", "enter $8, $0"
-	USER "limit: PUSHA beyond the stack", SS, 0, "mov $SEL_DATA3 + 3, %eax; mov %eax, %ss; mov $0x1c, %esp", "pusha"
+	USER "limit: the stack at level 3", SS, 0, "mov $SEL_DATA3 + 3, %eax; mov %eax, %ss; \
+	    mov $0x104, %esp", "push %eax"
+	USER "limit: BP uses SS", SS, 0, "mov $SEL_DATA3 + 3, %eax; mov %eax, %ss; \
+	    mov $0x104, %ebp", "mov (%ebp), %eax"
+	USER "limit: POP beyond the stack", SS, 0, "mov $SEL_DATA3 + 3, %eax; mov %eax, %ss; \
+	    mov $0xfd, %esp", "pop %eax"
+	USER "limit: CALL beyond the stack", SS, 0, \
+	    "mov $SEL_DATA3 + 3, %eax; mov %eax, %ss; mov $3, %esp", "call 84b"
+	USER "limit: LEAVE beyond the stack", SS, 0, \
+	    "mov $SEL_DATA3 + 3, %eax; mov %eax, %ss; mov $0xfe, %ebp", "leave"
+	USER "limit: ENTER beyond the stack", SS, 0, \
+	    "mov $SEL_DATA3 + 3, %eax; mov %eax, %ss; mov $3, %esp", "enter $8, $0"
+	USER "limit: PUSHA beyond the stack", SS, 0, \
+	    "mov $SEL_DATA3 + 3, %eax; mov %eax, %ss; mov $0x1c, %esp", "pusha"
 	CASE "IRET to level 3 clears segments of level 0"
 	mov $KDATA, %eax
 	mov %eax, %fs
@@ -303,7 +341,8 @@ call16_back:
 	FAULT "LDT: none yet", GP, LDT_DATA, "mov $LDT_DATA, %eax", "mov %eax, %es"
 	FAULT "LLDT: not an LDT", GP, KDATA, "mov $KDATA, %eax", "lldt %ax"
 	FAULT "LLDT: in the LDT", GP, LDT_DATA, "mov $LDT_DATA, %eax", "lldt %ax"
-	FAULT "LLDT: not present", NP, SEL_LDT, "andb $0x7f, gdt + SEL_LDT + 5; mov $SEL_LDT, %eax", "lldt %ax"
+	FAULT "LLDT: not present", NP, SEL_LDT, "andb $0x7f, gdt + SEL_LDT + 5; \
+	    mov $SEL_LDT, %eax", "lldt %ax"
 	PASS "LLDT", "orb $0x80, gdt + SEL_LDT + 5; mov $SEL_LDT, %eax", "lldt %ax"
 	CASE "LDT: a segment"
 	mov $LDT_DATA, %eax
@@ -354,12 +393,14 @@ call16_back:
 	LOOK "LAR: 16 bits", 1, "mov $SEL_BYTES, %eax; lar %ax, %bx", 0x9300
 	LOOK "LAR: a TSS", 1, "mov $TSS, %eax; lar %eax, %ebx", 0x8b00
 	LOOK "LAR: an LDT", 1, "mov $SEL_LDT, %eax; lar %eax, %ebx", 0x8200
-	LOOK "LAR: an interrupt gate, which has none", 0, "mov $SEL_GATE, %eax; lar %eax, %ebx", 0x5555
+	LOOK "LAR: an interrupt gate, which has none", 0, \
+	    "mov $SEL_GATE, %eax; lar %eax, %ebx", 0x5555
 	LOOK "LAR: null", 0, "xor %eax, %eax; lar %eax, %ebx", 0x5555
 	LOOK "LAR: beyond the GDT", 0, "mov $GDT_SIZE, %eax; lar %eax, %ebx", 0x5555
 	LOOK "LAR: not present does not matter", 1, "mov $SEL_NP, %eax; lar %eax, %ebx", 0x00401200
 	LOOK "LAR: RPL 3 to DPL 0", 0, "mov $KDATA + 3, %eax; lar %eax, %ebx", 0x5555
-	LOOK "LAR: RPL 3 to conforming code", 1, "mov $SEL_CONF + 3, %eax; lar %eax, %ebx", 0x00cf9f00
+	LOOK "LAR: RPL 3 to conforming code", 1, "mov $SEL_CONF + 3, %eax; lar %eax, %ebx", \
+	    0x00cf9f00
 	LOOK "LSL: bytes", 1, "mov $SEL_BYTES, %eax; lsl %eax, %ebx", 0xff
 	LOOK "LSL: pages", 1, "mov $SEL_PAGES, %eax; lsl %eax, %ebx", 0x1fff
 	LOOK "LSL: a TSS", 1, "mov $TSS, %eax; lsl %eax, %ebx", 103

@@ -1,6 +1,6 @@
 /*
- * Code that changes while it runs (SDM 3, 8.1.3): decoded code must never be executed in place of what memory
- * holds.
+ * Code that changes while it runs (SDM 3, 8.1.3): decoded code must never be executed in place
+ * of what memory holds.
  */
 #include "guest.h"
 

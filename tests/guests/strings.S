@@ -1,6 +1,6 @@
 /*
- * Repeated string instructions that meet a page fault, a limit or an interrupt on the way: registers say
- * exactly how far they came, and they go on from there (SDM 2, REP).
+ * Repeated string instructions that meet a page fault, a limit or an interrupt on the way:
+ * registers say exactly how far they came, and they go on from there (SDM 2, REP).
  */
 #include "guest.h"
 

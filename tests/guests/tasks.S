@@ -1,5 +1,6 @@
 /*
- * Task switches, 32-bit and 16-bit: by JMP, CALL, IRET, gates, interrupts and exceptions (SDM 3, chapter 7).
+ * Task switches, 32-bit and 16-bit: by JMP, CALL, IRET, gates, interrupts and exceptions (SDM 3,
+ * chapter 7).
  *
  * The other task lives in tss_b, or tss_c as a 16-bit one. TASK starts it anew at a label with a
  * stack of its own.
@@ -283,16 +284,26 @@ task_c_segments:
 	FAULT "JMP: not present", NP, TSS_B, "movb $0x09, gdt + TSS_B + 5", "ljmp $TSS_B, $0"
 	FAULT "JMP: RPL above DPL", GP, TSS_B, "movb $0x89, gdt + TSS_B + 5", "ljmp $TSS_B + 3, $0"
 	FAULT "JMP: the TSS too small", TS, TSS_B, "movw $102, gdt + TSS_B", "ljmp $TSS_B, $0"
-	FAULT "CALL: the 16-bit TSS too small", TS, TSS_C, "movw $42, gdt + TSS_C", "lcall $TSS_C, $0"
+	FAULT "CALL: the 16-bit TSS too small", TS, TSS_C, "movw $42, gdt + TSS_C", \
+	    "lcall $TSS_C, $0"
 	movw $43, gdt + TSS_C
 	USER "JMP: from level 3", GP, TSS_B, "", "ljmp $TSS_B, $0"
-	FAULT "task gate: not present", NP, GATE_BAD, "movl $TSS_B << 16, gdt + GATE_BAD; movl $0x0500, gdt + GATE_BAD + 4", "ljmp $GATE_BAD, $0"
-	FAULT "task gate: to no TSS", GP, KDATA, "movl $KDATA << 16, gdt + GATE_BAD; movl $0x8500, gdt + GATE_BAD + 4", "ljmp $GATE_BAD, $0"
-	FAULT "task gate: to a busy TSS", GP, TSS, "movl $TSS << 16, gdt + GATE_BAD", "ljmp $GATE_BAD, $0"
-	FAULT "task gate: to the LDT", GP, 0x64, "movl $0x64 << 16, gdt + GATE_BAD", "ljmp $GATE_BAD, $0"
-	FAULT "IRET with NT: a back link of null", TS, 0, "movw $0, tss32; pushf; orl $FL_NT, (%esp); popf", "iret"
-	FAULT "IRET with NT: a back link to a task that is not busy", TS, TSS_B, "movw $TSS_B, tss32; movb $0x89, gdt + TSS_B + 5; pushf; orl $FL_NT, (%esp); popf", "iret"
-	FAULT "IRET with NT: a back link to data", TS, KDATA, "movw $KDATA, tss32; pushf; orl $FL_NT, (%esp); popf", "iret"
+	FAULT "task gate: not present", NP, GATE_BAD, \
+	    "movl $TSS_B << 16, gdt + GATE_BAD; movl $0x0500, gdt + GATE_BAD + 4", \
+	    "ljmp $GATE_BAD, $0"
+	FAULT "task gate: to no TSS", GP, KDATA, "movl $KDATA << 16, gdt + GATE_BAD; \
+	    movl $0x8500, gdt + GATE_BAD + 4", "ljmp $GATE_BAD, $0"
+	FAULT "task gate: to a busy TSS", GP, TSS, "movl $TSS << 16, gdt + GATE_BAD", \
+	    "ljmp $GATE_BAD, $0"
+	FAULT "task gate: to the LDT", GP, 0x64, "movl $0x64 << 16, gdt + GATE_BAD", \
+	    "ljmp $GATE_BAD, $0"
+	FAULT "IRET with NT: a back link of null", TS, 0, \
+	    "movw $0, tss32; pushf; orl $FL_NT, (%esp); popf", "iret"
+	FAULT "IRET with NT: a back link to a task that is not busy", TS, TSS_B, \
+	    "movw $TSS_B, tss32; movb $0x89, gdt + TSS_B + 5; pushf; orl $FL_NT, (%esp); popf", \
+	    "iret"
+	FAULT "IRET with NT: a back link to data", TS, KDATA, \
+	    "movw $KDATA, tss32; pushf; orl $FL_NT, (%esp); popf", "iret"
 
 	/* --- What is checked after: faults of the new task, which is never undone --- */
 .macro NEW_TASK name, vector, error, field, value

@@ -1,6 +1,6 @@
 /*
- * Translations that change: what INVLPG, INVPCID, CR3 and CR4 must forget, what PCIDs must keep apart, and which
- * changes need no invalidation at all (SDM 3, 4.10).
+ * Translations that change: what INVLPG, INVPCID, CR3 and CR4 must forget, what PCIDs must keep
+ * apart, and which changes need no invalidation at all (SDM 3, 4.10).
  */
 #include "guest.h"
 
@@ -530,7 +530,8 @@ guest_main:
 	movl $0, long_cr4
 	must_eq($1, seen + 8)
 	must_eq($1, seen + 12)
-	/* 1 << 56 is the first that is not canonical, 0x1ff << 48 the last: bits 63 to 57 are clear. */
+	/* 1 << 56 is the first that is not canonical, 0x1ff << 48 the last: bits 63 to 57 are
+	 * clear. */
 	must_eq($GP << 8 | GP, seen)
 	END
 	CASE "LA57: off again, 48 bits"

@@ -87,8 +87,13 @@ guest_main:
 	.popsection
 	.code32
 	END
-	V86 "v86: 16 times the selector", 3, USER_EXIT, NOERR, "mov $0x1234, %ax; mov %ax, %ds; movw $0x4321, 0x10; xor %ax, %ax; mov %ax, %ds; mov $0x1235, %ax; mov %ax, %es; cmpw $0x4321, %es:0", "je .Lv86_equal; ud2; .Lv86_equal:"
-	V86 "v86: EFLAGS.VM is not in FLAGS but PUSHFD shows neither VM nor RF", 3, USER_EXIT, NOERR, "pushfl; pop %eax; test $FL_VM | FL_RF, %eax", "jz .Lv86_clear; ud2; .Lv86_clear:"
+	V86 "v86: 16 times the selector", 3, USER_EXIT, NOERR, \
+	    "mov $0x1234, %ax; mov %ax, %ds; movw $0x4321, 0x10; xor %ax, %ax; mov %ax, %ds; \
+	    mov $0x1235, %ax; mov %ax, %es; cmpw $0x4321, \
+	    %es:0", "je .Lv86_equal; ud2; .Lv86_equal:"
+	V86 "v86: EFLAGS.VM is not in FLAGS but PUSHFD shows neither VM nor RF", 3, USER_EXIT, \
+	    NOERR, "pushfl; pop %eax; test $FL_VM | FL_RF, %eax", \
+	    "jz .Lv86_clear; ud2; .Lv86_clear:"
 
 	/* --- What IOPL guards --- */
 	V86 "v86: INT n with IOPL 3", 3, USER_EXIT, NOERR, "", ""
@@ -100,7 +105,9 @@ guest_main:
 	V86 "v86: POPF with IOPL 0", 0, GP, 0, "push $2", "popf"
 	V86 "v86: IRET with IOPL 0", 0, GP, 0, "push $2; push $0; push $0", "iret"
 	V86 "v86: STI and CLI with IOPL 3", 3, USER_EXIT, NOERR, "", "sti; cli"
-	V86 "v86: POPF with IOPL 3 does not change IOPL", 3, USER_EXIT, NOERR, "push $2; popf; pushf; pop %ax; and $0x3000, %ax; cmp $0x3000, %ax", "je .Lv86_iopl; ud2; .Lv86_iopl:"
+	V86 "v86: POPF with IOPL 3 does not change IOPL", 3, USER_EXIT, NOERR, \
+	    "push $2; popf; pushf; pop %ax; and $0x3000, %ax; cmp $0x3000, %ax", \
+	    "je .Lv86_iopl; ud2; .Lv86_iopl:"
 	CASE "v86: IRET with IOPL 3 stays inside"
 	movl $FL_VM | FL_IOPL3 | 2, v86_flags
 	movl $1f, %eax
@@ -173,7 +180,9 @@ guest_main:
 	V86 "v86: a word of the stack at 0xffff", 3, SS, 0, "mov $0xffff, %bp", "mov (%bp), %ax"
 	V86 "v86: a 32-bit offset above 0xffff", 3, GP, 0, "mov $0x10000, %ebx", "mov (%ebx), %al"
 	V86 "v86: a jump above 0xffff", 3, GP, 0, "mov $0x10000, %ebx", "jmpl *%ebx"
-	V86 "v86: no wrap at 1 MiB", 3, USER_EXIT, NOERR, "mov $0xffff, %ax; mov %ax, %es; movl $0x31415926, %es:0xfff0; xor %ax, %ax; mov %ax, %es; cmpl $0x31415926, %es:0xffe0", "jne .Lv86_nowrap; ud2; .Lv86_nowrap:"
+	V86 "v86: no wrap at 1 MiB", 3, USER_EXIT, NOERR, \
+	    "mov $0xffff, %ax; mov %ax, %es; movl $0x31415926, %es:0xfff0; xor %ax, %ax; \
+	    mov %ax, %es; cmpl $0x31415926, %es:0xffe0", "jne .Lv86_nowrap; ud2; .Lv86_nowrap:"
 	CASE "v86: a far jump loads 16 times the selector"
 	movl $FL_VM | FL_IOPL3 | 2, v86_flags
 	movl $1f, %eax
@@ -222,8 +231,11 @@ guest_main:
 	.code32
 	END
 	/* At level 3 IRET does not look at VM. */
-	USER "v86: IRET at level 3 does not enter it", USER_EXIT, NOERR, "push $FL_VM | 2; push $UCODE; push $85f; iret; 85: pushf; pop %eax", "nop"
-	FAULT "v86: IRET to an offset beyond 0xffff", GP, 0, "push $0; push $0; push $0; push $0; push $0; push $V86_STACK; push $FL_VM | FL_IOPL3 | 2; push $0; push $0x10000", "iret"
+	USER "v86: IRET at level 3 does not enter it", USER_EXIT, NOERR, \
+	    "push $FL_VM | 2; push $UCODE; push $85f; iret; 85: pushf; pop %eax", "nop"
+	FAULT "v86: IRET to an offset beyond 0xffff", GP, 0, \
+	    "push $0; push $0; push $0; push $0; push $0; push $V86_STACK; \
+	    push $FL_VM | FL_IOPL3 | 2; push $0; push $0x10000", "iret"
 	ret
 
 v86_again:

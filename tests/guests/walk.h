@@ -1,12 +1,12 @@
 /*
- * Every combination of page-table bits, control bits and kind of access on one page: whether it faults, with which
- * error code, and which accessed and dirty bits are set (SDM 3, 4.6 to 4.8). What is expected is computed
- * here from the manual's rules.
+ * Every combination of page-table bits, control bits and kind of access on one page: whether it
+ * faults, with which error code, and which accessed and dirty bits are set (SDM 3, 4.6 to 4.8).
+ * What is expected is computed here from the manual's rules.
  *
- * Included once for 32-bit and once for 64-bit mode, with N() and R() as in lib/console.h and FLAGS_POP as
- * POPF of full width. The guest sets up
- * its tables so that walk_page is translated by the entries at walk_pde and walk_pte (in PT_WALK), entries above
- * allowing everything; the rest is for level 0 only, but the page walk_stub, which holds STUB.
+ * Included once for 32-bit and once for 64-bit mode, with N() and R() as in lib/console.h and
+ * FLAGS_POP as POPF of full width. The guest sets up its tables so that walk_page is translated
+ * by the entries at walk_pde and walk_pte (in PT_WALK), entries above allowing everything; the
+ * rest is for level 0 only, but the page walk_stub, which holds STUB.
  */
 
 	/* A combination */
@@ -218,8 +218,8 @@ N(walk_control):
 4:	wrmsr
 9:	ret
 
-/* What EBX should do into walk_want. ECX gathers the error code, EAX the rights: W and U where all entries have
- * them, NX where one has. */
+/* What EBX should do into walk_want. ECX gathers the error code, EAX the rights: W and U where
+ * all entries have them, NX where one has. */
 N(walk_expect):
 	xor %ecx, %ecx
 	mov walk_kind, %edx

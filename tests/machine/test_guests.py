@@ -24,7 +24,8 @@ MAY_SKIP = {
 # What it does is chosen by its command line: the tests at the end.
 HOSTILE = {"hostile"}
 
-GUESTS = sorted({os.path.basename(path)[:-2] for path in glob.glob(f"{TOP}/tests/guests/*.S")} - HOSTILE)
+SOURCES = glob.glob(f"{TOP}/tests/guests/*.S")
+GUESTS = sorted({os.path.basename(path)[:-2] for path in SOURCES} - HOSTILE)
 
 
 def elf(name):
@@ -55,8 +56,8 @@ def test_guest(name):
     p = run(name)
     lines = p.stdout.splitlines()
     failed = [line for line in lines if not line.startswith(("ok ", "skip ", "done"))]
-    assert not failed and p.returncode == EXIT_OK and lines[-1] == "done", \
-        "\n".join([*failed, f"the last line: {lines[-1:]}", f"exit status {p.returncode}", p.stderr])
+    said = "\n".join([*failed, f"the last line: {lines[-1:]}", f"status {p.returncode}", p.stderr])
+    assert not failed and p.returncode == EXIT_OK and lines[-1] == "done", said
     skipped = {line[5:] for line in lines if line.startswith("skip ")}
     assert skipped <= MAY_SKIP
     done = [line[3:] for line in lines if line.startswith("ok ")] + sorted(skipped)
@@ -98,14 +99,14 @@ def test_all_ports():
 
 
 @pytest.mark.parametrize("action", "siwxe")
-@pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGTERM, signal.SIGTERM]], ids=["INT", "TERM"])
+@pytest.mark.parametrize("signals", [["SIGINT"], ["SIGTERM", "SIGTERM"]], ids=["INT", "TERM"])
 def test_endless_guest_ends_by_signal(action, signals):
-    p = subprocess.Popen([BHYVE, *options("hostile", "-o", f"boot.cmdline={action}")], stdin=subprocess.DEVNULL,
-                         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    p = subprocess.Popen([BHYVE, *options("hostile", "-o", f"boot.cmdline={action}")],
+                         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         assert p.stdout.readline().strip() == b"running"
         for s in signals:
-            p.send_signal(s)
+            p.send_signal(getattr(signal, s))
         p.communicate(timeout=TIMEOUT)
         assert p.returncode == 1
     finally:

@@ -168,8 +168,8 @@ bt_sys_str(struct bt_cpu *cpu, const struct bt_op *op)
 	bt_next(cpu, op);
 }
 
-/* A system descriptor in the GDT of one of two types, present: as LLDT and LTR want it. In long mode it has 16
- * bytes, and what would be the type of the second half must be 0 (APM 3, LLDT). */
+/* A system descriptor in the GDT of one of two types, present: as LLDT and LTR want it. In long mode
+ * it has 16 bytes, and what would be the type of the second half must be 0 (APM 3, LLDT). */
 static void
 bt_tab_system_desc(struct bt_cpu *cpu, uint16_t sel, unsigned type, unsigned type2,
     struct bt_desc *d)

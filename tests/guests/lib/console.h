@@ -1,6 +1,6 @@
 /*
- * Output and the begin and end of cases. Assembled once for 32-bit and once for 64-bit mode: N() is a
- * name, R() a register of full width, WORD its size.
+ * Output and the begin and end of cases. Assembled once for 32-bit and once for 64-bit mode: N()
+ * is a name, R() a register of full width, WORD its size.
  */
 
 /* Prints the string at ESI. Clobbers EAX, EDX, ESI. */

@@ -6,9 +6,9 @@
 	.text
 	.code32
 	.globl long_enter, long_user, long_root, long_cr4
-/* Called from 32-bit code, returns in 64-bit code: the first 4 GiB mapped to themselves by 2 MiB pages
- * (for level 3 as well if long_user is PTE_U), PT_TEST at VIRT, NX enabled, WP clear. With PML5 in long_root
- * and CR4_LA57 in long_cr4, paging has 5 levels. Clobbers all. */
+/* Called from 32-bit code, returns in 64-bit code: the first 4 GiB mapped to themselves by 2 MiB
+ * pages (for level 3 as well if long_user is PTE_U), PT_TEST at VIRT, NX enabled, WP clear. With
+ * PML5 in long_root and CR4_LA57 in long_cr4, paging has 5 levels. Clobbers all. */
 long_enter:
 	mov $PML4, %edi
 	mov $0xa000 / 4, %ecx
@@ -247,8 +247,8 @@ common64:
 	loop 3b
 	ret
 
-/* Runs RAX at level 3 in the code segment EDX, with user_flags, until the first exception or interrupt
- * there. Other registers are passed on. */
+/* Runs RAX at level 3 in the code segment EDX, with user_flags, until the first exception or
+ * interrupt there. Other registers are passed on. */
 	.globl user_call64, user_call_cs
 user_call64:
 	mov $UCODE64, %edx

@@ -169,8 +169,8 @@ common32:
 	mov fault_regs + 56, %edi
 	ret
 
-/* Runs EAX at level 3 with user_flags, until the first exception or interrupt there; see fault_*. Other
- * registers are passed on. */
+/* Runs EAX at level 3 with user_flags, until the first exception or interrupt there; see
+ * fault_*. Other registers are passed on. */
 	.globl user_call, user_flags
 user_call:
 	popl resume

@@ -6,8 +6,8 @@
 	.text
 	.code32
 	.globl real_call
-/* Runs the 16-bit code at EAX in real mode until it jumps to real_leave; fails the case if that left
- * something in fail_line or met an exception without try(). */
+/* Runs the 16-bit code at EAX in real mode until it jumps to real_leave; fails the case if that
+ * left something in fail_line or met an exception without try(). */
 real_call:
 	movl $0, fail_line
 	mov %eax, real_entry

@@ -13,7 +13,7 @@ _start:
 	cli
 	cld
 	mov $stack_top, %esp
-	/* The low part to its place, from the end: they may not overlap, but cost nothing to respect. */
+	/* The low part goes to its place. */
 	mov $low_image, %esi
 	mov $0x8000, %edi
 	mov $low_size, %ecx
@@ -82,7 +82,8 @@ text_done:	.asciz "done\r\n"
 	.balign 8
 	.globl boot_info
 boot_info: .long 0	/* the multiboot information */
-	.globl case_sp, case_name, case_end, case_done, failures, fail_line, fail_got, resume, resume_sp
+	.globl case_sp, case_name, case_end, case_done, failures, fail_line, fail_got
+	.globl resume, resume_sp
 case_sp:	.quad 0
 resume:		.quad 0
 resume_sp:	.quad 0
@@ -94,8 +95,8 @@ fail_line:	.long 0
 fail_got:	.long 0
 
 	/* The last exception or interrupt. */
-	.globl fault_vector, fault_error, fault_cr2, fault_ip, fault_cs, fault_flags, fault_sp, fault_ss
-	.globl fault_frame, fault_regs, fault_segs
+	.globl fault_vector, fault_error, fault_cr2, fault_ip, fault_cs, fault_flags
+	.globl fault_sp, fault_ss, fault_frame, fault_regs, fault_segs
 	.balign 8
 fault_cr2:	.quad 0
 fault_ip:	.quad 0
