@@ -111,7 +111,7 @@ lapic_takes_extint(const struct lapic_cpu *a)
 	uint32_t lvt = lapic_get(&a->lvt[LAPIC_LVT_LINT0]);
 
 	if (!lapic_is_enabled(a))
-		return a->id == 0;
+		return a->cpu == 0;
 	return !(lvt & LAPIC_LVT_MASKED) && LAPIC_LVT_MODE(lvt) == LAPIC_EXTINT;
 }
 
@@ -172,8 +172,8 @@ lapic_intr_ack(void *ctx, int cpu)
 static void
 lapic_recheck(struct lapic_cpu *a)
 {
-	if (lapic_intr_pending(a->lapic, (int)a->id) >= 0)
-		vm_vcpu_kick(a->lapic->vm, (int)a->id);
+	if (lapic_intr_pending(a->lapic, a->cpu) >= 0)
+		vm_vcpu_kick(a->lapic->vm, a->cpu);
 }
 
 /* --- Writes with an effect of their own --- */
@@ -569,7 +569,7 @@ lapic_cpu_state(struct lapic_cpu *a, struct vm_state *s)
 	uint64_t base = atomic_load(&a->base);
 	bool extint = atomic_load(&a->extint);
 
-	vm_state_section(s, "lapic", (int)a->id, 1);
+	vm_state_section(s, "lapic", a->cpu, 1);
 	vm_state_u64(s, &base);
 	for (int i = 0; i < 8; i++) {
 		lapic_state_reg(s, &a->irr[i]);
@@ -656,17 +656,24 @@ lapic_create(struct vm *vm, struct lapic **out)
 	l->engine = vm_engine(vm, &l->evm);
 	l->tsc_khz = l->engine->tsc_khz(l->evm);
 	lapic_ask_cpuid(l);
+	err = -ENOMEM;
+	l->ids = x86_topology_apic_id(vm_topology(vm), (uint32_t)cpus - 1) + 1;
+	l->by_id = calloc(l->ids, sizeof(l->by_id[0]));
+	if (l->by_id == NULL)
+		goto destroy;
 	while (l->cpus < cpus) {
 		struct lapic_cpu *a = &l->cpu[l->cpus];
 
 		a->lapic = l;
-		a->id = (uint32_t)l->cpus;
+		a->cpu = l->cpus;
+		a->id = x86_topology_apic_id(vm_topology(vm), (uint32_t)a->cpu);
+		l->by_id[a->id] = a;
 		err = lapic_timer_create(a);
 		if (err != 0)
 			goto destroy;
 		l->cpus++;
 		atomic_store(&a->base, X86_APIC_DEFAULT_BASE | X86_APIC_BASE_ENABLE |
-				(a->id == 0 ? X86_APIC_BASE_BSP : 0));
+				(a->cpu == 0 ? X86_APIC_BASE_BSP : 0));
 		lapic_reset(a);
 	}
 	err = vm_state_register(vm, lapic_state, l);
@@ -687,6 +694,7 @@ lapic_destroy(struct lapic *l)
 		return;
 	for (int i = 0; i < l->cpus; i++)
 		lapic_timer_destroy(&l->cpu[i]);
+	free(l->by_id);
 	free(l);
 }
 

@@ -4,8 +4,8 @@
  *
  * For engines without local APICs of their own (engine_ops.msi is NULL): registers itself with
  * vm_apic_register(), and the vCPUs reach it through the machine. xAPIC and x2APIC mode; version
- * 14h with six LVT entries and EOI-broadcast suppression. The APIC ID is the vCPU's index and
- * cannot be changed.
+ * 14h with six LVT entries and EOI-broadcast suppression. The APIC ID follows from the topology
+ * (x86_topology_apic_id()) and cannot be changed.
  *
  * What differs from a processor's: there is no SMM, so SMIs vanish; a pending interrupt is always
  * looked at together with the task priority, so the spurious vector is never delivered; interrupt

@@ -65,14 +65,14 @@ lapic_accept(struct lapic_cpu *a, uint8_t vector, bool level)
 	if (atomic_fetch_or(irr, bit) & bit)
 		return;
 	atomic_fetch_or(&a->irr_words, BIT(vector / 32));
-	vm_vcpu_kick(a->lapic->vm, (int)a->id);
+	vm_vcpu_kick(a->lapic->vm, a->cpu);
 }
 
 static void
 lapic_deliver(struct lapic_cpu *a, enum lapic_mode mode, uint8_t vector, bool level)
 {
 	struct vm *vm = a->lapic->vm;
-	int cpu = (int)a->id;
+	int cpu = a->cpu;
 
 	switch (mode) {
 	case LAPIC_FIXED:
@@ -106,7 +106,7 @@ lapic_lint0_high(struct lapic_cpu *a)
 
 	if (!lapic_is_enabled(a)) {
 		/* The pin is INTR then, and only the bootstrap processor's is connected. */
-		if (a->id == 0)
+		if (a->cpu == 0)
 			vm_vcpu_kick(a->lapic->vm, 0);
 		return;
 	}
@@ -114,7 +114,7 @@ lapic_lint0_high(struct lapic_cpu *a)
 		return;
 	if (LAPIC_LVT_MODE(lvt) == LAPIC_EXTINT) {
 		/* Not a message: intr_pending looks at the 8259 itself. */
-		vm_vcpu_kick(a->lapic->vm, (int)a->id);
+		vm_vcpu_kick(a->lapic->vm, a->cpu);
 	} else if (LAPIC_LVT_MODE(lvt) == LAPIC_FIXED && (lvt & LAPIC_LVT_LEVEL)) {
 		if (!(atomic_fetch_or(&a->lvt[LAPIC_LVT_LINT0], LAPIC_LVT_REMOTE_IRR) &
 			LAPIC_LVT_REMOTE_IRR))
@@ -184,8 +184,10 @@ lapic_send(struct lapic *l, const struct lapic_msg *msg, const struct lapic_cpu 
 		return;
 	}
 	if (!msg->logical && !msg->broadcast) {
-		if (msg->dest < (uint32_t)l->cpus && lapic_match(&l->cpu[msg->dest], msg))
-			lapic_deliver(&l->cpu[msg->dest], msg->mode, msg->vector, msg->level);
+		struct lapic_cpu *a = msg->dest < l->ids ? l->by_id[msg->dest] : NULL;
+
+		if (a != NULL && lapic_match(a, msg))
+			lapic_deliver(a, msg->mode, msg->vector, msg->level);
 		return;
 	}
 	for (int i = 0; i < l->cpus; i++) {

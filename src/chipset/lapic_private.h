@@ -83,7 +83,8 @@ enum lapic_mode {
  * on its way may see either state, as on a bus. */
 struct lapic_cpu {
 	struct lapic *lapic;
-	uint32_t id; /* APIC ID and index of the vCPU */
+	int cpu; /* index of the vCPU */
+	uint32_t id; /* APIC ID */
 
 	/* Set by any thread, IRR before irr_words; moved on by the own thread. irr_words has a
 	 * bit for each word of IRR that may not be 0. */
@@ -125,6 +126,8 @@ struct lapic {
 	bool x2apic; /* offered by CPUID */
 	uint64_t base_reserved; /* bits of IA32_APIC_BASE that must be 0 */
 	_Atomic uint32_t turn; /* where lowest-priority arbitration starts looking */
+	uint32_t ids; /* the highest APIC ID and one */
+	struct lapic_cpu **by_id; /* NULL where the topology leaves a gap */
 	int cpus;
 	struct lapic_cpu cpu[];
 };

@@ -8,7 +8,7 @@ from conftest import PROMPT, Guest
 
 # What a kernel says when it does not like the machine, at whatever level.
 BAD = re.compile(r"firmware bug|acpi error|acpi bios error|lost (timer|interrupt)|call trace"
-                 r"|\bbug:|oops|unstable|spurious (irq|interrupt)|stall|soft lockup|nobody cared", re.I)
+                 r"|\bbug:|\boops|unstable|spurious (irq|interrupt)|stall|soft lockup|nobody cared", re.I)
 
 
 # Linux measures the TSC against the 8254 in a loop that one interruption by the host spoils; it then takes
@@ -28,6 +28,20 @@ def test_boot(flavour, machine):
         assert g.run("uname -m") == machine
         assert dmesg_complaints(g) == []
         assert g.run("for i in 1 2 3; do echo $((i * i)); done").split() == ["1", "4", "9"]
+        assert g.poweroff() == 1
+
+
+@pytest.mark.parametrize("flavour", ["cloud", "i386"])
+def test_topology(flavour):
+    """Two sockets of three cores: APIC IDs have a gap, and firmware and CPUID agree on them."""
+    with Guest(flavour, cpus="sockets=2,cores=3") as g:
+        assert g.run("sed -n 's/^initial apicid.*: //p' /proc/cpuinfo").split() == list("012456")
+        assert g.run("sed -n 's/^physical id.*: //p' /proc/cpuinfo").split() == list("000111")
+        assert g.run("sed -n 's/^core id.*: //p' /proc/cpuinfo").split() == list("012012")
+        # Each is reached by what the others send.
+        reached = g.run("for i in 0 1 2 3 4 5; do taskset -c $i echo $i; done")
+        assert reached.split() == list("012345")
+        assert [x for x in g.run("dmesg").splitlines() if BAD.search(x)] == []
         assert g.poweroff() == 1
 
 

@@ -210,16 +210,16 @@ static const struct engine_ops mock_engine = {
 	.vcpu_set = mock_vcpu_set,
 };
 
-/* A machine with vcpus sockets; config may be NULL. NULL when it cannot be made. */
+/* A machine of a given topology; config may be NULL. NULL when it cannot be made. */
 static inline struct vm *
-mock_vm_create_config(uint64_t memory, int vcpus, const struct config *config)
+mock_vm_create_topo(uint64_t memory, const struct x86_topology *topo, const struct config *config)
 {
 	const struct vm_params params = {
 		.name = "test",
 		.engine = &mock_engine,
 		.config = config,
 		.memory = memory,
-		.topo = { (uint32_t)vcpus, 1, 1 },
+		.topo = *topo,
 	};
 	struct vm *vm;
 
@@ -228,6 +228,15 @@ mock_vm_create_config(uint64_t memory, int vcpus, const struct config *config)
 	vm_clock_pause(vm_loop(vm));
 	vm_clock_set(vm_loop(vm), MOCK_CLOCK_START);
 	return vm;
+}
+
+/* A machine with vcpus sockets. */
+static inline struct vm *
+mock_vm_create_config(uint64_t memory, int vcpus, const struct config *config)
+{
+	const struct x86_topology topo = { (uint32_t)vcpus, 1, 1 };
+
+	return mock_vm_create_topo(memory, &topo, config);
 }
 
 static inline struct vm *

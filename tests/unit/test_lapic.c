@@ -366,6 +366,46 @@ test_physical(void **state)
 	expect_on(0, 0);
 }
 
+/* Sockets of three cores of two threads: core 3 of each socket is a gap, and IDs end beyond CPUs. */
+static void
+test_gaps_in_ids(void **state)
+{
+	static const uint8_t ids[] = { 0, 1, 2, 3, 4, 5, 8, 9, 10, 11, 12, 13 };
+	const struct x86_topology topo = { 2, 3, 2 };
+	const int cpus = (int)ARRAY_SIZE(ids);
+	struct vm *vm = mock_vm_create_topo(MIB(1), &topo, NULL);
+	struct lapic *l;
+
+	assert_non_null(vm);
+	assert_int_equal(lapic_create(vm, &l), 0);
+	for (int cpu = 0; cpu < cpus; cpu++)
+		mock_mmio_write(vm, cpu, PAGE + SVR, 4, 0x1ff);
+	for (int id = 0; id < 256; id++) {
+		vm_msi(vm, PAGE | (uint32_t)id << 12, 0x51);
+		for (int cpu = 0; cpu < cpus; cpu++) {
+			bool meant = id == ids[cpu] || id == 255;
+			int vector = mock_machine(vm)->intr_pending(vm, cpu);
+
+			assert_int_equal(mock_mmio_read(vm, cpu, PAGE + ID, 4), ids[cpu] << 24);
+			assert_int_equal(vector, meant ? 0x51 : -1);
+			if (!meant)
+				continue;
+			assert_int_equal(mock_machine(vm)->intr_ack(vm, cpu), 0x51);
+			mock_mmio_write(vm, cpu, PAGE + EOI, 4, 0);
+		}
+	}
+	/* The x2APIC's logical address follows from the ID. */
+	assert_int_equal(lapic_x2apic(l), 0);
+	for (int cpu = 0; cpu < cpus; cpu++) {
+		uint64_t ldr;
+
+		assert_int_equal(mock_machine(vm)->apic_msr_read(vm, cpu, MSR(LDR), &ldr), 0);
+		assert_int_equal(ldr, 1 << ids[cpu]);
+	}
+	lapic_destroy(l);
+	vm_destroy(vm);
+}
+
 static void
 test_logical_flat(void **state)
 {
@@ -911,6 +951,7 @@ main(void)
 		LAPIC_TEST(test_eoi_broadcast),
 		LAPIC_TEST(test_ioapic_round_trip),
 		LAPIC_TEST(test_physical),
+		LAPIC_TEST(test_gaps_in_ids),
 		LAPIC_TEST(test_logical_flat),
 		LAPIC_TEST(test_logical_cluster),
 		LAPIC_TEST(test_x2apic_destinations),

@@ -343,7 +343,6 @@ static void
 bt_sys_cpuid(struct bt_cpu *cpu, const struct bt_op *op)
 {
 	struct x86_cpuid_ctx ctx = {
-		.apic_id = (uint32_t)cpu->id,
 		.cr4 = cpu->cr4,
 		.xcr0 = cpu->xcr0,
 		.xss = cpu->xss,
@@ -351,6 +350,7 @@ bt_sys_cpuid(struct bt_cpu *cpu, const struct bt_op *op)
 	struct x86_cpuid_regs r;
 
 	bt_fpu_park(cpu);
+	ctx.apic_id = x86_topology_apic_id(&cpu->vm->params.topo, (uint32_t)cpu->id);
 	ctx.apic_base = X86_APIC_BASE_ENABLE;
 	cpu->vm->params.machine->apic_msr_read(cpu->vm->params.ctx, cpu->id, X86_MSR_APIC_BASE,
 	    &ctx.apic_base);
