@@ -283,27 +283,34 @@ bench_open(struct vm_loop *loop, const char *path)
 	return disk;
 }
 
-static void
-bench_best(struct bench_result *best, struct bench_result r)
+static int
+bench_compare(const void *a, const void *b)
 {
-	if (r.iops > best->iops)
-		*best = r;
+	const struct bench_result *x = a, *y = b;
+
+	return (x->iops > y->iops) - (x->iops < y->iops);
 }
 
 static void
 bench_case_run(struct block *disk, const char *path, const struct bench_case *c, uint8_t *mem,
     unsigned seconds)
 {
-	struct bench_result fio = { 0 }, dev = { 0 }, in = { 0 };
+	struct bench_result r[3][BENCH_ROUNDS], fio, dev, in;
 
 	/* In turn, and each first once: storage that is shared may be faster after a pause. */
-	for (int i = 0; i < BENCH_ROUNDS * 3; i++) {
-		switch ((i + i / 3) % 3) {
-		case 0: bench_best(&fio, bench_fio(path, c, seconds)); break;
-		case 1: bench_best(&dev, bench_run(disk, c, false, mem, seconds)); break;
-		default: bench_best(&in, bench_run(disk, c, true, mem, seconds)); break;
+	for (int i = 0; i < BENCH_ROUNDS; i++) {
+		for (int k = 0; k < 3; k++) {
+			int who = (i + k) % 3;
+
+			r[who][i] = who == 0 ? bench_fio(path, c, seconds)
+					     : bench_run(disk, c, who == 2, mem, seconds);
 		}
 	}
+	for (int who = 0; who < 3; who++)
+		qsort(r[who], BENCH_ROUNDS, sizeof(r[who][0]), bench_compare);
+	fio = r[0][BENCH_ROUNDS / 2];
+	dev = r[1][BENCH_ROUNDS / 2];
+	in = r[2][BENCH_ROUNDS / 2];
 	printf("%-26s %9.0f %6.1f %9.0f %6.1f %9.0f %6.1f %7.0f%%\n", c->name, fio.iops, fio.cpu_us,
 	    dev.iops, dev.cpu_us, in.iops, in.cpu_us,
 	    fio.iops != 0 ? dev.iops * 100 / fio.iops : 0);
