@@ -412,8 +412,12 @@ test_canonical(void **state)
 	expect_fault(cpu, X86_SSF, 0);
 	assert_true(RAISES(cpu, bt_fetch(cpu, hole, &gpa)));
 	expect_fault(cpu, X86_GP, 0);
-	/* The first half is a page that is not there: that comes first. */
+	/* The first half is a page that is not there: processors look at the whole address first. */
 	assert_true(RAISES(cpu, bt_load(cpu, X86_DS, hole - 4, 8)));
+	expect_fault(cpu, X86_GP, 0);
+	assert_true(RAISES(cpu, bt_store(cpu, X86_SS, hole - 4, 8, 0)));
+	expect_fault(cpu, X86_SSF, 0);
+	assert_true(RAISES(cpu, bt_load(cpu, X86_DS, hole - 4, 4)));
 	expect_fault(cpu, X86_PF, 0);
 }
 
