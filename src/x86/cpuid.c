@@ -19,6 +19,9 @@
 #define X86_CPUID_EXT_MAX_AMD 0x80000021u
 #define X86_CPUID_HYPERVISOR 0x40000000u
 #define X86_CPUID_HYPERVISOR_TIMING 0x40000010u
+/* A second range, found by its signature as guests search for it in steps of 100h. */
+#define X86_CPUID_KVM 0x40000100u
+#define X86_CPUID_KVM_FEATURES 0x40000101u
 #define X86_CPUID_HYPERVISOR_END 0x4fffffffu
 
 /* Leaf 1 */
@@ -72,7 +75,7 @@ struct x86_cpuid {
 	uint32_t basic_max, ext_max, hypervisor_max;
 	struct x86_cpuid_regs basic[X86_CPUID_BASIC_MAX_INTEL + 1];
 	struct x86_cpuid_regs ext[X86_CPUID_EXT_MAX_AMD - X86_CPUID_EXT + 1];
-	struct x86_cpuid_regs leaf_7_1, hypervisor, timing;
+	struct x86_cpuid_regs leaf_7_1, hypervisor, timing, kvm, kvm_features;
 	struct x86_cpuid_regs cache[X86_CACHES]; /* leaf 4 or 0x8000001d; unused ones are zero */
 	uint64_t xcr0;
 	struct {
@@ -377,6 +380,22 @@ x86_cpuid_build_caches(struct x86_cpuid_build *b)
 	}
 }
 
+/* KVM's leaves (cpuid.rst). All that is offered of its features needs a TSC of known frequency. */
+static void
+x86_cpuid_build_kvm(struct x86_cpuid_build *b)
+{
+	static const char signature[12] = "KVMKVMKVM";
+	struct x86_cpuid *m = b->m;
+
+	if (b->mask->kvm_features == 0)
+		return;
+	m->kvm.eax = X86_CPUID_KVM_FEATURES;
+	memcpy(&m->kvm.ebx, signature, 4);
+	memcpy(&m->kvm.ecx, signature + 4, 4);
+	memcpy(&m->kvm.edx, signature + 8, 4);
+	m->kvm_features.eax = b->mask->kvm_features;
+}
+
 /* Frequencies, and the leaves by which a guest knows its hypervisor. */
 static void
 x86_cpuid_build_timing(struct x86_cpuid_build *b)
@@ -391,6 +410,7 @@ x86_cpuid_build_timing(struct x86_cpuid_build *b)
 	memcpy(&m->hypervisor.edx, signature + 8, 4);
 	if (b->tsc_khz == 0)
 		return;
+	x86_cpuid_build_kvm(b);
 	m->timing.eax = b->tsc_khz;
 	m->timing.ebx = X86_APIC_TIMER_HZ / 1000;
 	if (!m->intel)
@@ -553,10 +573,13 @@ x86_cpuid_query(const struct x86_cpuid *model, const struct x86_cpuid_ctx *ctx, 
 {
 	*out = (struct x86_cpuid_regs){ 0 };
 	if (leaf >= X86_CPUID_HYPERVISOR && leaf <= X86_CPUID_HYPERVISOR_END) {
-		if (leaf == X86_CPUID_HYPERVISOR)
-			*out = model->hypervisor;
-		else if (leaf == X86_CPUID_HYPERVISOR_TIMING)
-			*out = model->timing;
+		switch (leaf) {
+		case X86_CPUID_HYPERVISOR: *out = model->hypervisor; break;
+		case X86_CPUID_HYPERVISOR_TIMING: *out = model->timing; break;
+		case X86_CPUID_KVM: *out = model->kvm; break;
+		case X86_CPUID_KVM_FEATURES: *out = model->kvm_features; break;
+		default: break;
+		}
 	} else if (leaf <= model->basic_max) {
 		x86_cpuid_query_basic(model, ctx, leaf, subleaf, out);
 	} else if (leaf >= X86_CPUID_EXT && leaf <= model->ext_max) {

@@ -24,6 +24,9 @@ struct x86_cpuid_mask {
 	uint32_t e8_ebx; /* leaf 0x80000008 */
 	uint32_t e21_eax; /* leaf 0x80000021 */
 	uint64_t xcr0; /* state components that may be enabled */
+	/* KVM's features that the engine brings, 0 for none (Linux,
+	 * Documentation/virt/kvm/x86/cpuid.rst). */
+	uint32_t kvm_features;
 	/* What the engine brings whatever the host has, ORed in after the mask. */
 	uint32_t set_f1_ecx, set_f1_edx, set_f7_ebx, set_f7_ecx, set_e1_ecx, set_e1_edx, set_e21_eax;
 	uint32_t set_f7_edx, set_e8_ebx; /* the first on Intel's processors only, the second on others */

@@ -48,6 +48,9 @@ struct x86_state {
 	uint64_t apic_base;
 	uint64_t tsc; /* the guest's counter now */
 	uint64_t tsc_adjust;
+	/* kvmclock (Linux, Documentation/virt/kvm/x86/msr.rst): its MSRs, and what it shows when the
+	 * counter is tsc; the bootstrap processor's holds for all. 0 for engines without it. */
+	uint64_t kvm_system_time, kvm_wall_clock, kvm_clock_ns;
 	enum x86_activity activity;
 	uint8_t nmi_blocked; /* between an NMI's delivery and IRET */
 	uint8_t intr_shadow; /* after STI or MOV SS: no interrupt before the next instruction */

@@ -173,6 +173,8 @@ enum x86_vector {
 #define X86_MSR_X2APIC_FIRST 0x800
 #define X86_MSR_X2APIC_LAST 0x8ff
 #define X86_MSR_XSS 0xda0
+#define X86_MSR_KVM_WALL_CLOCK 0x4b564d00 /* Linux, Documentation/virt/kvm/x86/msr.rst */
+#define X86_MSR_KVM_SYSTEM_TIME 0x4b564d01
 #define X86_MSR_EFER 0xc0000080
 #define X86_MSR_STAR 0xc0000081
 #define X86_MSR_LSTAR 0xc0000082

@@ -722,6 +722,7 @@ test_state(void **state)
 	assert_int_equal(bt_engine.vcpu_set(g->vcpu, &s), 0);
 	bt_engine.vcpu_get(g->vcpu, &t);
 	t.tsc = s.tsc;
+	t.kvm_clock_ns = s.kvm_clock_ns;
 	assert_memory_equal(&s, &t, sizeof(s));
 	assert_int_equal(g->cpu->cpl, 3);
 }
@@ -751,6 +752,8 @@ test_state_invalid(void **state)
 	BAD(s.gdtr.base = 0x800000000000);
 	BAD(s.cr3 = BIT64(60));
 	BAD(s.activity = 17);
+	BAD(s.kvm_system_time = 2);
+	BAD(s.kvm_wall_clock = 1);
 #undef BAD
 	assert_int_equal(bt_engine.vcpu_set(g->vcpu, &good), 0);
 }

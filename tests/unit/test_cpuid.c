@@ -390,6 +390,7 @@ test_hypervisor(void **state)
 {
 	struct x86_cpuid *m = make(&intel_host, &mask_plain, &uniprocessor, 2793437);
 	struct x86_cpuid_regs r = query(m, 0x40000000, 0);
+	struct x86_cpuid_mask mask = mask_plain;
 	uint64_t tsc_hz;
 
 	assert_int_equal(r.eax, 0x40000010);
@@ -407,6 +408,22 @@ test_hypervisor(void **state)
 	m = make(&intel_host, &mask_plain, &uniprocessor, 0);
 	assert_int_equal(query(m, 0x40000000, 0).eax, 0x40000000);
 	expect(m, 0x40000010, 0, 0, 0, 0, 0);
+	x86_cpuid_destroy(m);
+
+	/* KVM's range beside ours, where an engine brings something of it and the TSC's frequency is
+	 * known. */
+	mask.kvm_features = 0x1000008;
+	m = make(&intel_host, &mask, &uniprocessor, 2793437);
+	assert_int_equal(query(m, 0x40000000, 0).eax, 0x40000010);
+	r = query(m, 0x40000100, 0);
+	assert_int_equal(r.eax, 0x40000101);
+	assert_memory_equal(&r.ebx, "KVMKVMKVM\0\0\0", 12);
+	expect(m, 0x40000101, 0, 0x1000008, 0, 0, 0);
+	expect(m, 0x40000200, 0, 0, 0, 0, 0);
+	x86_cpuid_destroy(m);
+	m = make(&intel_host, &mask, &uniprocessor, 0);
+	expect(m, 0x40000100, 0, 0, 0, 0, 0);
+	expect(m, 0x40000101, 0, 0, 0, 0, 0);
 	x86_cpuid_destroy(m);
 }
 

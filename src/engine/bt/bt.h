@@ -164,6 +164,7 @@ struct bt_cpu {
 	uint8_t watch_data; /* DR7 enables a data breakpoint: slow paths compare addresses */
 	uint8_t watch_code; /* DR7 enables an instruction breakpoint: step */
 	uint8_t watch_io; /* DR7 and CR4.DE enable an I/O breakpoint */
+	uint8_t kvmclock_stale; /* the guest's copy of the clock's parameters may be out of date */
 	uint8_t locked; /* a bounced window holds the VM's lock */
 	uint32_t dr6_pending; /* DR6 bits of a debug trap due after this instruction */
 	uint64_t shadow_rip;
@@ -177,6 +178,7 @@ struct bt_cpu {
 	uint64_t sysenter_cs, sysenter_esp, sysenter_eip, spec_ctrl, apic_base;
 	uint64_t mtrr_def_type, mtrr_fixed[11], mtrr_var[16];
 	uint64_t tsc_offset, tsc_adjust; /* guest TSC = host TSC + tsc_offset */
+	uint64_t kvm_system_time, kvm_wall_clock; /* MSRs (kvmclock.h) */
 	uint64_t pdpte[4]; /* PAE paging (SDM 3, 4.4.1) */
 
 	struct bt_fault {
@@ -207,6 +209,7 @@ struct bt_vm {
 	const struct x86_cpuid *cpuid;
 	uint32_t tsc_khz;
 	_Atomic uint64_t tsc_offset; /* that of vCPUs which did not change theirs */
+	_Atomic uint64_t clock_tsc; /* kvmclock was 0 when the common TSC was this */
 	struct bt_mem *mem; /* mmu.c: the guest-physical map */
 	struct bt_thunks *thunks; /* vec: native code for vector instructions */
 	int vcpus;

@@ -6,6 +6,7 @@
  * AMX, MPX, performance monitoring and its kin (DS, PDCM, LBR, PT), VME, SSE4A's and XOP's relatives that
  * the vector unit does not list, and MSRs of power management and RAS.
  */
+#include "engine/bt/kvmclock.h"
 #include "engine/bt/run.h"
 #include "engine/bt/vec.h"
 
@@ -105,6 +106,7 @@ bt_cpuid_mask(struct x86_cpuid_mask *mask)
 		.e8_ebx = E8_EBX_CLZERO,
 		.e21_eax = E21_EAX_LFENCE_SERIALIZING | E21_EAX_NULL_CLEARS_BASE,
 		.xcr0 = X86_XCR0_X87,
+		.kvm_features = BT_KVMCLOCK_FEATURES,
 
 		/* Ours, whatever the host has. */
 		.set_f1_ecx = F1_ECX_PCID | F1_ECX_X2APIC | F1_ECX_TSC_DEADLINE |

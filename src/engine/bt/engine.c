@@ -2,6 +2,7 @@
  * The software CPU as an engine: VMs and vCPUs, their state in and out.
  */
 #include "engine/bt/block.h"
+#include "engine/bt/kvmclock.h"
 #include "engine/bt/mmu.h"
 #include "engine/bt/phys.h"
 #include "engine/bt/run.h"
@@ -269,6 +270,7 @@ bt_vcpu_get(struct engine_vcpu *vcpu, struct x86_state *out)
 	out->apic_base = cpu->apic_base;
 	out->tsc = bt_tsc(cpu);
 	out->tsc_adjust = cpu->tsc_adjust;
+	bt_kvmclock_get(cpu, out);
 	out->activity = cpu->activity;
 	out->nmi_blocked = cpu->nmi_blocked;
 	out->intr_shadow = bt_shadow_live(cpu) != 0;
@@ -327,6 +329,8 @@ bt_state_valid(const struct bt_vm *vm, const struct x86_state *s)
 	if (avx512 != 0 && (avx512 != X86_XCR0_AVX512 || !(s->xcr0 & X86_XCR0_AVX)))
 		return false;
 	if (s->cr3 >> x86_cpuid_phys_bits(vm->cpuid) != 0)
+		return false;
+	if ((s->kvm_system_time & BIT(1)) || (s->kvm_wall_clock & 3))
 		return false;
 	return s->activity <= X86_SHUTDOWN && s->dr6 >> 32 == 0 && s->dr7 >> 32 == 0;
 }
@@ -404,6 +408,7 @@ bt_vcpu_set(struct engine_vcpu *vcpu, const struct x86_state *in)
 		return -EINVAL;
 	bt_state_set_system(cpu, in);
 	bt_state_set_tsc(cpu, in->tsc);
+	bt_kvmclock_set(cpu, in);
 	memcpy(cpu->r, in->gpr, sizeof(in->gpr));
 	cpu->r[BT_REG_ZERO] = 0;
 	cpu->r[BT_REG_RIP] = cpu->rf_rip = in->rip;

@@ -10,6 +10,7 @@
 
 #include "engine/bt/block.h"
 #include "engine/bt/exc.h"
+#include "engine/bt/kvmclock.h"
 #include "engine/bt/mem.h"
 #include "engine/bt/phys.h"
 #include "engine/bt/vec.h"
@@ -409,6 +410,8 @@ bt_run(struct bt_cpu *cpu, struct engine_exit *exit)
 	*exit = (struct engine_exit){ .reason = ENGINE_EXIT_KICK };
 	cpu->op = &bt_op_none;
 	bt_cpu_enter(cpu);
+	if (unlikely(cpu->kvmclock_stale))
+		bt_kvmclock_update(cpu);
 	/* Every fault comes back here; nothing below keeps state in locals across it. */
 	if (setjmp(cpu->on_fault) != 0) {
 		if (cpu->event.kind == BT_EVENT_NONE && cpu->op != &bt_op_none)

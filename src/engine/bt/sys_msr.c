@@ -4,6 +4,7 @@
  * SDM 4 and APM 2, appendix A, for the registers.
  */
 #include "engine/bt/exc.h"
+#include "engine/bt/kvmclock.h"
 #include "engine/bt/sys_ops.h"
 #include "engine/bt/vec.h"
 
@@ -139,6 +140,8 @@ bt_msr_read(struct bt_cpu *cpu, uint32_t msr, uint64_t *val)
 	switch (msr) {
 	case X86_MSR_TSC: *val = bt_tsc(cpu); return 0;
 	case X86_MSR_TSC_ADJUST: *val = cpu->tsc_adjust; return 0;
+	case X86_MSR_KVM_WALL_CLOCK: *val = cpu->kvm_wall_clock; return 0;
+	case X86_MSR_KVM_SYSTEM_TIME: *val = cpu->kvm_system_time; return 0;
 	case X86_MSR_EFER: *val = cpu->efer; return 0;
 	case X86_MSR_PAT: *val = cpu->pat; return 0;
 	case X86_MSR_XSS: *val = cpu->xss; return 0;
@@ -195,6 +198,7 @@ bt_msr_write_tsc(struct bt_cpu *cpu, uint64_t val)
 
 	cpu->tsc_offset += delta;
 	cpu->tsc_adjust += delta; /* SDM 3, 17.17.3 */
+	bt_kvmclock_update(cpu);
 }
 
 static int
@@ -242,7 +246,10 @@ bt_msr_write(struct bt_cpu *cpu, uint32_t msr, uint64_t val)
 	case X86_MSR_TSC_ADJUST:
 		cpu->tsc_offset += val - cpu->tsc_adjust;
 		cpu->tsc_adjust = val;
+		bt_kvmclock_update(cpu);
 		return 0;
+	case X86_MSR_KVM_WALL_CLOCK: return bt_kvmclock_wall_write(cpu, val);
+	case X86_MSR_KVM_SYSTEM_TIME: return bt_kvmclock_system_write(cpu, val);
 	case X86_MSR_EFER: return bt_msr_write_efer(cpu, val);
 	case X86_MSR_PAT:
 		if (!bt_msr_pat_valid(val))
