@@ -190,6 +190,16 @@ vm_mem_ptr(struct vm *vm, uint64_t gpa, uint64_t len)
 	return NULL;
 }
 
+uint64_t
+vm_mem_gpa(const struct vm *vm, const void *ptr)
+{
+	const struct vm_mem *m = vm->mem;
+	uint64_t off = (uint64_t)((const uint8_t *)ptr - m->ram);
+
+	assert(off < m->low + m->high);
+	return off < m->low ? off : VM_HIGHMEM_BASE + (off - m->low);
+}
+
 void
 vm_mem_written(struct vm *vm, uint64_t gpa, uint64_t len)
 {

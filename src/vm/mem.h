@@ -30,6 +30,8 @@ int vm_mem_zero(struct vm *vm, uint64_t gpa, uint64_t len);
  * range spans the hole. Valid until the VM is destroyed. Whoever wrote through it calls
  * vm_mem_written() when the data is there and before telling the guest. */
 void *vm_mem_ptr(struct vm *vm, uint64_t gpa, uint64_t len);
+/* The guest's address of a byte that vm_mem_ptr() gave a pointer to. */
+uint64_t vm_mem_gpa(const struct vm *vm, const void *ptr);
 /* Tells the engine that guest memory changed under it (translated code, dirty logging). */
 void vm_mem_written(struct vm *vm, uint64_t gpa, uint64_t len);
 
