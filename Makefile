@@ -27,6 +27,11 @@ endif
 # No loop of its own may become a memcpy() either; each compiler has its own word for that.
 BT_CFLAGS := -mgeneral-regs-only -mno-red-zone -fno-stack-protector \
 	$(if $(findstring clang,$(CC)),-fno-builtin,-fno-tree-loop-distribute-patterns)
+# Before a call of what it has found never to return gcc calls the address sanitizer's runtime, which
+# does use them: it is not to look for such functions, nor to make any.
+ifdef SAN
+BT_CFLAGS += $(if $(findstring clang,$(CC)),,-fno-ipa-pure-const -fno-partial-inlining)
+endif
 
 SRCS := $(sort $(wildcard src/*/*.c src/*/*/*.c))
 OBJS := $(SRCS:%.c=$O/%.o)

@@ -17,7 +17,7 @@ check: deps-build deps-check
 check-asan: deps-build deps-check
 	$Q$(MAKE) --no-print-directory -j$(JOBS) O=$O/asan SAN=1 $O/asan/bhyve units $O/asan/tests/fuzz-cpu/fuzz-cpu guests
 	$Qln -sfn ../guest $O/asan/guest
-	$Q$(MAKE) --no-print-directory guest-cloud
+	$Q$(MAKE) --no-print-directory guest-cloud guest-amd64 guest-i386
 	$Qscripts/check $O/asan $(T)
 
 deps-check:

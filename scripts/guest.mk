@@ -31,6 +31,7 @@ $(GUEST)/i386/initramfs: $(GUEST)/tree-busybox-i386/bin/busybox scripts/mkinitra
 .PRECIOUS: $(GUEST)/tree-busybox-%/bin/busybox
 
 $(KERNELS:%=guest-%): guest-%: $(GUEST)/%/vmlinuz $(GUEST)/%/initramfs
+	@:
 
 # Boots Debian's cloud kernel to a shell in this terminal.
 run: deps-build

@@ -1,5 +1,6 @@
 """What machine tests share: the binary, the kernels, a running guest."""
 import os
+import signal
 import subprocess
 import tempfile
 
@@ -12,6 +13,11 @@ BHYVE = os.environ.get("BHYVE", os.path.join(BUILD, "bhyve"))
 PROMPT = r"bhyve:[^ \r\n]*[$#] "
 # Generous: tests must not fail on a slow machine; what hangs is ended all the same.
 TIMEOUT = 300
+
+# Under nohup, or in a shell's background, these come ignored, and bhyve keeps to that.
+for ignored in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+    if signal.getsignal(ignored) == signal.SIG_IGN:
+        signal.signal(ignored, signal.SIG_DFL)
 
 
 def kernel(flavour):
