@@ -116,7 +116,7 @@ devices_ahci_hd_parse(struct config *node, const char *who, char *conf)
 
 /* path or ram=MiB, then options. */
 static int
-devices_nvme_parse(struct config *node, const char *who, char *conf)
+devices_disk_parse(struct config *node, const char *who, char *conf)
 {
 	if (strncmp(conf, "ram=", 4) != 0) {
 		int err = options_set(node, who, "path", strsep(&conf, ","));
@@ -231,11 +231,11 @@ const struct devices_pci devices_pci[] = {
 	{ .name = "hda", .what = "High Definition Audio controller" },
 	{ .name = "hostbridge", .what = "host bridge" },
 	{ .name = "lpc", .what = "PCI-ISA bridge" },
-	{ .name = "nvme", .what = "NVM Express controller", .parse = devices_nvme_parse },
+	{ .name = "nvme", .what = "NVM Express controller", .parse = devices_disk_parse },
 	{ .name = "passthru", .what = "a PCI device of the host", .parse = devices_passthru_parse },
 	{ .name = "uart", .what = "16550 serial port on the PCI bus", .first = "path" },
 	{ .name = "virtio-9p", .what = "VirtIO file sharing", .parse = devices_9p_parse },
-	{ .name = "virtio-blk", .what = "VirtIO disk", .first = "path" },
+	{ .name = "virtio-blk", .what = "VirtIO disk", .parse = devices_disk_parse },
 	{ .name = "virtio-console", .what = "VirtIO console", .parse = devices_console_parse },
 	{ .name = "virtio-input", .what = "VirtIO input device", .first = "path" },
 	{ .name = "virtio-net", .what = "VirtIO network interface", .first = "backend" },

@@ -38,7 +38,6 @@
 #define VARS_NO_ROM .missing = "the boot ROM"
 #define VARS_NO_SNAPSHOT .missing = "resuming a snapshot"
 #define VARS_NO_TPM .missing = "the TPM"
-#define VARS_NO_VIRTIO .missing = "VirtIO"
 
 static const struct var vars_table[] = {
 	/* The machine */
@@ -120,7 +119,7 @@ static const struct var vars_table[] = {
 	{ .name = "lpc.pcireg.subdevice" },
 	{ .name = "tpm.*", .option = "-l tpm", VARS_NO_TPM },
 	{ .name = "keyboard.layout", .option = "-K", VARS_NO_DISPLAY },
-	{ .name = "virtio_msix", .option = "-W", .type = VAR_BOOL, VARS_NO_VIRTIO },
+	{ .name = "virtio_msix", .option = "-W", .type = VAR_BOOL },
 };
 
 /* A walk over the tree. */

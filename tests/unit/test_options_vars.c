@@ -193,12 +193,13 @@ static const struct bad {
 	{ "lpc.fwcfg=qemu", "lpc.fwcfg (-l fwcfg): the fw_cfg interface is not available yet" },
 	{ "restore=/dev/null", "restore (-r): resuming a snapshot is not available yet" },
 	{ "tpm.type=swtpm", "tpm.type (-l tpm): the TPM is not available yet" },
-	{ "virtio_msix=false", "virtio_msix (-W): VirtIO is not available yet" },
+	{ "virtio_msix=perhaps",
+	    "virtio_msix (-W): 'perhaps': expected true, on, yes, 1 or false, off, no, 0" },
 
 	/* PCI devices */
 	{ "pci.0.3.0.device=nope", "pci.0.3.0.device: 'nope' is no device: see -s help" },
-	{ "pci.0.3.0.device=virtio-blk",
-	    "pci.0.3.0.device: 'virtio-blk' is not available yet: see -s help" },
+	{ "pci.0.3.0.device=hda",
+	    "pci.0.3.0.device: 'hda' is not available yet: see -s help" },
 	{ "pci.1.0.0.device=lpc", "pci.1.0.0: expected bus 0: there is no other" },
 	{ "pci.0.3.0.device=hostbridge\npci.0.3.0.path=x", "pci.0.3.0.path: " UNKNOWN },
 	{ "lpc.pcireg.color=1", "lpc.pcireg.color: " UNKNOWN },
