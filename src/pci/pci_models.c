@@ -8,6 +8,9 @@
 #include <string.h>
 
 const struct pci_dev_ops *const pci_models[] = {
+	&ahci_ops,
+	&ahci_cd_ops,
+	&ahci_hd_ops,
 	&amd_hostbridge_ops,
 	&hostbridge_ops,
 	&lpc_ops,

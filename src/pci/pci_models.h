@@ -7,6 +7,9 @@
 
 #include "pci/pci.h"
 
+extern const struct pci_dev_ops ahci_ops;
+extern const struct pci_dev_ops ahci_cd_ops;
+extern const struct pci_dev_ops ahci_hd_ops;
 extern const struct pci_dev_ops amd_hostbridge_ops;
 extern const struct pci_dev_ops hostbridge_ops;
 extern const struct pci_dev_ops lpc_ops;
