@@ -79,6 +79,27 @@ ahci_cd_open(struct ahci_port *port, struct block **out)
 	return err;
 }
 
+/* The same for a guest that closes the tray. It may do so for ever: what could not be opened is not
+ * tried, nor told of, again until it is another file. */
+static struct block *
+ahci_cd_load(struct ahci_port *port)
+{
+	struct block *disk = NULL;
+	struct stat st = { 0 };
+
+	if (!ahci_cd_has_image(port))
+		return NULL;
+	(void)stat(config_get_default(port->media, "path", ""), &st);
+	if (port->unreadable && st.st_ino == port->unreadable_stat.st_ino &&
+	    st.st_dev == port->unreadable_stat.st_dev &&
+	    st.st_ctim.tv_sec == port->unreadable_stat.st_ctim.tv_sec &&
+	    st.st_ctim.tv_nsec == port->unreadable_stat.st_ctim.tv_nsec)
+		return NULL;
+	port->unreadable = ahci_cd_open(port, &disk) != 0;
+	port->unreadable_stat = st;
+	return port->unreadable ? NULL : disk;
+}
+
 /* Puts in a disk, or none, and returns the one before, which is to be closed without the lock. */
 static struct block *
 ahci_cd_swap(struct ahci_port *port, struct block *disk)
@@ -105,9 +126,8 @@ ahci_cd_follow(void *arg)
 		old = ahci_cd_swap(port, NULL);
 	pthread_mutex_unlock(&port->lock);
 	block_close(old);
-	/* A medium that cannot be read is none; why, the user was told. */
-	if (!load || (ahci_cd_has_image(port) && ahci_cd_open(port, &disk) != 0))
-		disk = NULL;
+	if (load)
+		disk = ahci_cd_load(port);
 	pthread_mutex_lock(&port->lock);
 	if (load && port->dev.cd.loading) {
 		old = ahci_cd_swap(port, disk);
@@ -198,6 +218,7 @@ ahci_cd_insert(struct pci_dev *dev, int number, const char *path)
 		return err;
 	}
 	free(old_path);
+	port->unreadable = false;
 	pthread_mutex_lock(&port->lock);
 	disk = ahci_cd_swap(port, disk);
 	port->dev.cd.open = false;

@@ -21,6 +21,7 @@
 #include "vm/vm.h"
 
 #include <pthread.h>
+#include <sys/stat.h>
 
 #define AHCI_PORTS 6
 #define AHCI_SLOTS 32
@@ -262,7 +263,10 @@ struct ahci_port {
 	struct block_work finish; /* tell of the commands in done */
 	struct ahci_cmd *cmds; /* AHCI_SLOTS */
 	struct ata_dev dev;
-	struct config *media; /* CD-ROM: variables for block_open(); main thread */
+	/* CD-ROM; main thread. */
+	struct config *media; /* variables for block_open() */
+	bool unreadable; /* opening what was like this failed */
+	struct stat unreadable_stat;
 };
 
 struct ahci {

@@ -289,6 +289,7 @@ static void
 test_guest_eject(void **state)
 {
 	char *path = image(11), *other = image(22);
+	struct capture said;
 	struct ahci_rig r;
 
 	assert_int_equal(cd_create(&r, path), 0);
@@ -329,6 +330,14 @@ test_guest_eject(void **state)
 	unlink(path);
 	good(&r, LOAD, 0);
 	loop(&r);
+	bad(&r, test_unit_ready, 0x023a01);
+	/* Again: that is not told again. */
+	capture_begin(&said);
+	good(&r, EJECT, 0);
+	good(&r, LOAD, 0);
+	loop(&r);
+	capture_end(&said);
+	assert_string_equal(said.text, "");
 	bad(&r, test_unit_ready, 0x023a01);
 	rig_done(&r);
 	image_remove(path);
