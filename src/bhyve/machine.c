@@ -83,7 +83,7 @@ machine_vm_create(struct machine *m)
 		.wire_memory = config_get_bool_default(config, "memory.wired", false),
 		.core_memory = config_get_bool_default(config, "memory.guest_in_core", false),
 	};
-	char why[160];
+	char why[ENGINE_WHY_SIZE];
 	int err;
 
 	err = vars_memory(config, &params.memory);
@@ -105,13 +105,32 @@ machine_vm_create(struct machine *m)
 
 /* --- Chips --- */
 
+/* Puts the engine's local APICs into the mode in which firmware leaves them, as below ours. */
+static int
+machine_lapic_prepare(struct machine *m)
+{
+	bool x2apic = config_get_bool_default(m->config, "x86.x2apic", false);
+	struct x86_state s;
+	int err = 0;
+
+	for (int i = 0; err == 0 && i < (x2apic ? vm_vcpus(m->vm) : 1); i++) {
+		vm_vcpu_get(m->vm, i, &s);
+		if (i == 0)
+			x86_state_virtual_wire(&s);
+		if (x2apic)
+			x86_state_x2apic(&s);
+		err = vm_vcpu_set(m->vm, i, &s);
+	}
+	return err;
+}
+
 static int
 machine_lapic_create(struct machine *m)
 {
 	int err;
 
 	if (vm_engine(m->vm, NULL)->msi != NULL)
-		return 0;
+		return machine_lapic_prepare(m);
 	err = lapic_create(m->vm, &m->lapic);
 	if (err != 0)
 		return err;
@@ -448,7 +467,7 @@ machine_destroy(struct machine *m)
 static void
 machine_stat(void *arg, const char *name, uint64_t value)
 {
-	log_info("bt.stats", "%s %" PRIu64, name, value);
+	log_info(arg, "%s %" PRIu64, name, value);
 }
 
 static void
@@ -456,10 +475,12 @@ machine_stats(struct machine *m)
 {
 	const struct engine_ops *engine;
 	struct engine_vm *evm;
+	char var[32]; /* bt.stats, kvm.stats */
 
 	engine = vm_engine(m->vm, &evm);
-	if (engine->stats != NULL && config_get_bool_default(m->config, "bt.stats", false))
-		engine->stats(evm, machine_stat, m);
+	snprintf(var, sizeof(var), "%s.stats", engine->name);
+	if (engine->stats != NULL && config_get_bool_default(m->config, var, false))
+		engine->stats(evm, machine_stat, var);
 }
 
 int

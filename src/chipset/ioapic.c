@@ -64,14 +64,28 @@ ioapic_rte_is_level(uint64_t rte)
 	return (rte & IOAPIC_RTE_LEVEL) && IOAPIC_RTE_MODE(rte) <= IOAPIC_LOWEST;
 }
 
+/* The message of an entry (SDM 3, 10.11). */
+static void
+ioapic_message(uint64_t rte, uint32_t *addr, uint32_t *data)
+{
+	uint32_t mode = IOAPIC_RTE_MODE(rte);
+
+	*addr = IOAPIC_MSG_ADDR | (uint32_t)IOAPIC_RTE_DEST(rte) << IOAPIC_MSG_DEST_SHIFT;
+	*data = IOAPIC_RTE_VECTOR(rte) | mode << 8 | IOAPIC_MSG_ASSERT;
+	if (rte & IOAPIC_RTE_LOGICAL)
+		*addr |= IOAPIC_MSG_LOGICAL;
+	if (mode == IOAPIC_LOWEST)
+		*addr |= IOAPIC_MSG_REDIRECT;
+	if (ioapic_rte_is_level(rte))
+		*data |= IOAPIC_MSG_LEVEL;
+}
+
 static void
 ioapic_send(struct ioapic *d, uint64_t rte)
 {
-	uint32_t addr = IOAPIC_MSG_ADDR | (uint32_t)IOAPIC_RTE_DEST(rte) << IOAPIC_MSG_DEST_SHIFT;
-	uint32_t mode = IOAPIC_RTE_MODE(rte);
-	uint32_t data = IOAPIC_RTE_VECTOR(rte) | mode << 8 | IOAPIC_MSG_ASSERT;
+	uint32_t addr, data;
 
-	switch (mode) {
+	switch (IOAPIC_RTE_MODE(rte)) {
 	case IOAPIC_FIXED:
 	case IOAPIC_LOWEST:
 	case IOAPIC_SMI:
@@ -80,13 +94,24 @@ ioapic_send(struct ioapic *d, uint64_t rte)
 	case IOAPIC_EXTINT: break;
 	default: return;
 	}
-	if (rte & IOAPIC_RTE_LOGICAL)
-		addr |= IOAPIC_MSG_LOGICAL;
-	if (mode == IOAPIC_LOWEST)
-		addr |= IOAPIC_MSG_REDIRECT;
-	if (ioapic_rte_is_level(rte))
-		data |= IOAPIC_MSG_LEVEL;
+	ioapic_message(rte, &addr, &data);
 	vm_msi(d->vm, addr, data);
+}
+
+/* Tells engines with local APICs of their own whose EOIs matter. A pin that is masked keeps its
+ * route: its interrupt may be in service, and guests mask and unmask pins often. */
+static void
+ioapic_route(struct ioapic *d, int pin)
+{
+	uint64_t rte = d->rte[pin];
+	uint32_t addr, data;
+
+	if (!ioapic_rte_is_level(rte)) {
+		vm_irq_route(d->vm, pin, 0, 0);
+	} else if (!(rte & IOAPIC_RTE_MASKED) || (rte & IOAPIC_RTE_REMOTE_IRR)) {
+		ioapic_message(rte, &addr, &data);
+		vm_irq_route(d->vm, pin, addr, data);
+	}
 }
 
 /* Sends a level-triggered pin's interrupt if it is asserted and none is under way. */
@@ -160,6 +185,7 @@ ioapic_rte_write(struct ioapic *d, int pin, int half, uint32_t val)
 	/* Guests that find an interrupt stuck make it edge-triggered and level-triggered again. */
 	if (!ioapic_rte_is_level(*rte))
 		*rte &= ~IOAPIC_RTE_REMOTE_IRR;
+	ioapic_route(d, pin);
 	ioapic_check_level(d, pin);
 }
 
@@ -233,6 +259,8 @@ ioapic_state(void *ctx, struct vm_state *s)
 		vm_state_u64(s, &d->rte[i]);
 		if (d->rte[i] & ~(IOAPIC_RTE_WRITABLE | IOAPIC_RTE_REMOTE_IRR))
 			vm_state_reject(s, "a redirection entry");
+		if (vm_state_loading(s) && vm_state_error(s) == 0)
+			ioapic_route(d, i);
 	}
 	if ((d->id & ~IOAPIC_ID_MASK) || d->pins >> IOAPIC_PINS)
 		vm_state_reject(s, "ID or pins");

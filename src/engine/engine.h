@@ -44,6 +44,10 @@ struct engine_machine {
 	/* CR8, the APIC's task priority class: 0 to 15. */
 	uint8_t (*cr8_read)(void *ctx, int cpu);
 	void (*cr8_write)(void *ctx, int cpu, uint8_t val);
+
+	/* Only for engines with a local APIC of their own, which call intr_pending and intr_ack for
+	 * the 8259's interrupts: the EOI of a level-triggered interrupt that irq_route() told of. */
+	void (*eoi)(void *ctx, int cpu, uint8_t vector);
 };
 
 /* Why vcpu_run() came back. */
@@ -134,14 +138,38 @@ struct engine_ops {
 	/* Optional (NULL): a line per counter, "name value\n", for statistics. Any thread. */
 	void (*stats)(struct engine_vm *vm, void (*emit)(void *arg, const char *name, uint64_t value),
 	    void *arg);
+
+	/*
+	 * What an engine can do faster than the machine itself. NULL where it cannot; the machine then
+	 * does without. Any thread, 0 or -errno without a word to the user.
+	 */
+
+	/* The message that pin of the IOAPIC (0 to 23) sends from now on, level-triggered: EOIs of its
+	 * vector are passed to machine->eoi. data 0: none. Engines with a local APIC have it. */
+	int (*irq_route)(struct engine_vm *vm, int pin, uint64_t addr, uint32_t data);
+	/* A write of size bytes to addr (a port, or MMIO) writes 1 to the eventfd instead of leaving the
+	 * guest; on false takes that back. -EEXIST: there is one already. */
+	int (*doorbell)(struct engine_vm *vm, bool mmio, uint64_t addr, int size, int fd, bool on);
+	/* A write to the eventfd sends an MSI; addr and data 0 take that back. The fd stays the
+	 * caller's and open until then. */
+	int (*msi_event)(struct engine_vm *vm, int fd, uint64_t addr, uint32_t data);
+	/* Writes to a range may reach the machine late, but in order and before any other access of
+	 * the same vCPU's that leaves the guest. */
+	int (*coalesce)(struct engine_vm *vm, bool mmio, uint64_t addr, uint64_t len, bool on);
+	/* Starts or ends noting which pages of writable memory the vCPUs write. */
+	int (*mem_log)(struct engine_vm *vm, bool on);
+	/* A bit per 4 KiB page of a whole mapping: written by a vCPU since the last call. What
+	 * mem_written() was told is the caller's to add. */
+	int (*mem_dirty)(struct engine_vm *vm, uint64_t gpa, uint64_t len, uint64_t *bitmap);
 };
 
 /* Every engine built in, best first, NULL at the end. */
 extern const struct engine_ops *const engines[];
 
 /* The engine called name, or for "auto" the best usable one. 0; -ENOENT: no such engine; -ENOTSUP: it
- * cannot run here. why (at least 160 bytes) gets one line that says which was chosen and why, or what
+ * cannot run here. why (ENGINE_WHY_SIZE) gets one line that says which was chosen and why, or what
  * stands in the way. */
+#define ENGINE_WHY_SIZE 320
 int engine_choose(const char *name, const struct engine_ops **out, char *why, size_t why_size);
 
 #endif

@@ -6,6 +6,7 @@
 
 #include "engine/engine.h"
 
+extern const struct engine_ops kvm_engine;
 extern const struct engine_ops bt_engine;
 
 #endif

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define VM_IRQ_SINKS 4
 
@@ -142,6 +143,19 @@ vm_irq_eoi(struct vm *vm, uint8_t vector)
 	}
 }
 
+void
+vm_irq_route(struct vm *vm, int pin, uint64_t addr, uint32_t data)
+{
+	const struct engine_ops *engine = vm->params.engine;
+	int err = 0;
+
+	if (engine->irq_route != NULL)
+		err = engine->irq_route(vm->engine, pin, addr, data);
+	if (err != 0)
+		log_error("interrupts", "pin %d of the IOAPIC cannot be routed: %s", pin,
+		    strerror(-err));
+}
+
 /* --- Local APICs --- */
 
 void
@@ -199,6 +213,7 @@ vm_pic_output(struct vm *vm, bool level)
 		apic->lint0(vm->irq->apic_ctx, level);
 		return;
 	}
-	for (int cpu = 0; level && cpu < vm_vcpus(vm); cpu++)
+	/* Engines with local APICs take it on the bootstrap processor, as vm_machine does. */
+	for (int cpu = 0; level && cpu < (vm->params.engine->msi != NULL ? 1 : vm_vcpus(vm)); cpu++)
 		vm_vcpu_kick(vm, cpu);
 }

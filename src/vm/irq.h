@@ -30,6 +30,9 @@ struct vm_irq_sink_ops {
 	void (*eoi)(void *ctx, uint8_t vector);
 };
 void vm_irq_sink_add(struct vm *vm, const struct vm_irq_sink_ops *ops, void *ctx);
+/* Tells an engine with local APICs of its own which message a pin of the IOAPIC sends, level-triggered,
+ * so that it passes EOIs of its vector on (data 0: none). Before the message is sent. */
+void vm_irq_route(struct vm *vm, int pin, uint64_t addr, uint32_t data);
 /* Passes an EOI broadcast on to every sink. Call without the local APIC's lock. */
 void vm_irq_eoi(struct vm *vm, uint8_t vector);
 

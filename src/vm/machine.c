@@ -96,6 +96,12 @@ vm_machine_cr8_write(void *ctx, int cpu, uint8_t val)
 		apic->cr8_write(apic_ctx, cpu, val);
 }
 
+static void
+vm_machine_eoi(void *ctx, int cpu, uint8_t vector)
+{
+	vm_irq_eoi(ctx, vector);
+}
+
 const struct engine_machine vm_machine = {
 	.pio_read = vm_machine_pio_read,
 	.pio_write = vm_machine_pio_write,
@@ -107,4 +113,5 @@ const struct engine_machine vm_machine = {
 	.apic_msr_write = vm_machine_apic_msr_write,
 	.cr8_read = vm_machine_cr8_read,
 	.cr8_write = vm_machine_cr8_write,
+	.eoi = vm_machine_eoi,
 };

@@ -22,6 +22,15 @@
 #define X86_XSAVE_MXCSR_MASK 28
 #define X86_XSAVE_XSTATE_BV 512
 
+/* Registers of the local APIC's page (SDM 3, table 10-1) and what virtual wire mode has in them */
+#define X86_LAPIC_ID 0x020
+#define X86_LAPIC_SVR 0x0f0
+#define X86_LAPIC_SVR_ENABLED 0x1ffu
+#define X86_LAPIC_LVT_LINT0 0x350
+#define X86_LAPIC_LVT_LINT1 0x360
+#define X86_LAPIC_LVT_EXTINT 0x700u
+#define X86_LAPIC_LVT_NMI 0x400u
+
 /* Registers that RESET and INIT treat alike. */
 static void
 x86_state_common(struct x86_state *s, bool bsp)
@@ -96,4 +105,31 @@ x86_state_sipi(struct x86_state *s, uint8_t vector)
 	s->seg[X86_CS].base = (uint64_t)vector << 12;
 	s->rip = 0;
 	s->activity = X86_RUNNING;
+}
+
+static void
+x86_state_lapic_put(struct x86_state *s, unsigned reg, uint32_t val)
+{
+	memcpy(s->lapic + reg, &val, sizeof(val));
+}
+
+void
+x86_state_virtual_wire(struct x86_state *s)
+{
+	x86_state_lapic_put(s, X86_LAPIC_SVR, X86_LAPIC_SVR_ENABLED);
+	x86_state_lapic_put(s, X86_LAPIC_LVT_LINT0, X86_LAPIC_LVT_EXTINT);
+	x86_state_lapic_put(s, X86_LAPIC_LVT_LINT1, X86_LAPIC_LVT_NMI);
+}
+
+void
+x86_state_x2apic(struct x86_state *s)
+{
+	uint32_t id;
+
+	if (s->apic_base & X86_APIC_BASE_X2APIC)
+		return;
+	s->apic_base |= X86_APIC_BASE_X2APIC;
+	/* The ID fills its register now, instead of the upper byte (SDM 3, 10.12.5). */
+	memcpy(&id, s->lapic + X86_LAPIC_ID, sizeof(id));
+	x86_state_lapic_put(s, X86_LAPIC_ID, id >> 24);
 }

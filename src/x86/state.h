@@ -1,7 +1,8 @@
 /*
  * All architectural state of one vCPU, the form in which every engine gives and takes it.
  *
- * Plain data: copied by value, owned by the caller. The local APIC is not in here; it is a device.
+ * Plain data: copied by value, owned by the caller. The local APIC is a device, and in here only when
+ * the engine brings it. What an engine does not have is zero.
  */
 #ifndef X86_STATE_H
 #define X86_STATE_H
@@ -29,6 +30,10 @@ enum x86_activity {
 	X86_SHUTDOWN, /* triple fault */
 };
 
+enum x86_event { X86_EVENT_NONE, X86_EVENT_INTERRUPT, X86_EVENT_SOFT_INTERRUPT, X86_EVENT_EXCEPTION };
+
+#define X86_LAPIC_SIZE 1024
+
 /* The largest XSAVE area kept: legacy, header, AVX, AVX-512 and PKRU in the standard format. */
 #define X86_XSAVE_SIZE 4096
 
@@ -51,10 +56,23 @@ struct x86_state {
 	/* kvmclock (Linux, Documentation/virt/kvm/x86/msr.rst): its MSRs, and what it shows when the
 	 * counter is tsc; the bootstrap processor's holds for all. 0 for engines without it. */
 	uint64_t kvm_system_time, kvm_wall_clock, kvm_clock_ns;
+	/* Further MSRs of KVM's (the same document), of engines that offer what they control. */
+	uint64_t kvm_async_pf, kvm_async_pf_int, kvm_steal_time, kvm_pv_eoi, kvm_poll_control;
+	uint64_t debugctl;
 	enum x86_activity activity;
 	uint8_t nmi_blocked; /* between an NMI's delivery and IRET */
 	uint8_t intr_shadow; /* after STI or MOV SS: no interrupt before the next instruction */
 	uint8_t nmi_pending;
+	/* An event that was taken and not yet delivered (its acknowledge is done), of engines that can
+	 * be stopped there. */
+	uint8_t event; /* enum x86_event */
+	uint8_t event_vector, event_has_error;
+	uint32_t event_error;
+	/* The local APIC, of engines with one of their own: its registers as its page shows them (SDM 3,
+	 * table 10-1), and IA32_TSC_DEADLINE. */
+	uint8_t lapic_valid;
+	uint8_t lapic[X86_LAPIC_SIZE];
+	uint64_t tsc_deadline;
 	uint8_t xsave[X86_XSAVE_SIZE] __attribute__((aligned(64))); /* standard format, SDM 1, 13.4 */
 };
 
@@ -65,5 +83,10 @@ void x86_state_reset(struct x86_state *s, bool bsp);
 void x86_state_init(struct x86_state *s, bool bsp);
 /* Starts a processor in X86_WAIT_SIPI at vector << 12 in real mode (SDM 3, 8.4.3). */
 void x86_state_sipi(struct x86_state *s, uint8_t vector);
+
+/* The state's local APIC, where it has one (lapic_valid): virtual wire mode, as firmware leaves the
+ * bootstrap processor's (MP specification 1.4, 3.6.2.2); x2APIC mode. */
+void x86_state_virtual_wire(struct x86_state *s);
+void x86_state_x2apic(struct x86_state *s);
 
 #endif
