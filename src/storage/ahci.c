@@ -1,7 +1,7 @@
 /*
- * AHCI controllers: ahci, ahci-hd and ahci-cd (Serial ATA AHCI 1.3.1). This file has the PCI function
- * and the registers of the HBA; ahci_port.c those of its ports, ahci_cmd.c the command list,
- * ahci_dma.c the data, ahci_cd.c the media of CD-ROM drives. What the drives are is in ata.h.
+ * AHCI controllers: ahci, ahci-hd and ahci-cd (Serial ATA AHCI 1.3.1). This file has the PCI
+ * function and the registers of the HBA; ahci_port.c those of its ports, ahci_cmd.c the command
+ * list, ahci_dma.c the data, ahci_cd.c the media of CD-ROM drives. What the drives are is in ata.h.
  *
  * Not there: port multipliers, command completion coalescing, enclosure management, BIOS handoff.
  */
@@ -170,7 +170,7 @@ ahci_keeps_zeros(uint64_t off)
 	uint64_t reg = off < AHCI_PORT_BASE ? UINT64_MAX : off % AHCI_PORT_SIZE;
 
 	return off == AHCI_IS || reg == AHCI_PX_IS || reg == AHCI_PX_SERR || reg == AHCI_PX_SACT ||
-	    reg == AHCI_PX_CI;
+	       reg == AHCI_PX_CI;
 }
 
 static void
@@ -262,7 +262,8 @@ ahci_identity(struct ahci_port *port, const struct config *cfg)
 	ahci_serial(port, cfg, serial);
 	err = config_get_uint(cfg, "nmrr", &rotation);
 	if ((err != 0 && err != -ENOENT) || rotation > 0xfffe) {
-		log_error(port->name, "nmrr=%s: expected rotations a minute, 1 for none, 0 to 65534",
+		log_error(port->name,
+		    "nmrr=%s: expected rotations a minute, 1 for none, 0 to 65534",
 		    config_get(cfg, "nmrr"));
 		return -EINVAL;
 	}
@@ -295,8 +296,8 @@ ahci_port_create(struct ahci *hba, int index, const struct config *cfg, const ch
 	err = ahci_identity(port, cfg);
 	if (err != 0)
 		return err;
-	err = port->dev.packet ? ahci_cd_create(port, cfg) :
-				 block_open(vm_loop(hba->vm), cfg, port->name, &port->dev.disk);
+	err = port->dev.packet ? ahci_cd_create(port, cfg)
+			       : block_open(vm_loop(hba->vm), cfg, port->name, &port->dev.disk);
 	if (err != 0)
 		return err;
 	err = ahci_port_init(port);
@@ -352,13 +353,14 @@ ahci_destroy(struct pci_dev *dev)
 static void
 ahci_pci_setup(struct ahci *hba)
 {
-	static const struct pci_id id = { .vendor = 0x8086, .device = 0x2821, .class = 0x01,
-		.subclass = 0x06, .prog_if = 0x01 };
+	static const struct pci_id id = {
+		.vendor = 0x8086, .device = 0x2821, .class = 0x01, .subclass = 0x06, .prog_if = 0x01
+	};
 	uint32_t ports = 32 - (uint32_t)__builtin_clz(hba->pi);
 
 	hba->cap = AHCI_CAP_S64A | AHCI_CAP_SNCQ | AHCI_CAP_SSS | AHCI_CAP_SALP | AHCI_CAP_SCLO |
-	    AHCI_CAP_ISS_GEN3 | AHCI_CAP_SAM | AHCI_CAP_PMD | AHCI_CAP_SSC | AHCI_CAP_PSC |
-	    AHCI_CAP_NCS | (ports - 1);
+		   AHCI_CAP_ISS_GEN3 | AHCI_CAP_SAM | AHCI_CAP_PMD | AHCI_CAP_SSC | AHCI_CAP_PSC |
+		   AHCI_CAP_NCS | (ports - 1);
 	pci_id_set(hba->pci, &id);
 	pci_bar_add(hba->pci, AHCI_BAR, PCI_BAR_MEM32, AHCI_BAR_SIZE, false);
 	pci_msi_add(hba->pci, 1);

@@ -12,8 +12,8 @@
 struct pci_dev;
 
 /* Presses the button that opens the tray, and lets go of the image. A guest that has locked the
- * tray is asked, which it may take as a hint, unless it is forced. 0, also when it was open already;
- * -EBUSY: locked, the guest was asked; -ENODEV: there is no CD-ROM drive. */
+ * tray is asked, which it may take as a hint, unless it is forced. 0, also when it was open
+ * already; -EBUSY: locked, the guest was asked; -ENODEV: there is no CD-ROM drive. */
 int ahci_cd_eject(struct pci_dev *dev, int port, bool force);
 
 /* Puts in an image, in place of what there is, and closes the tray. The guest sees another medium.

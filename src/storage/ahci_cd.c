@@ -62,7 +62,7 @@ static bool
 ahci_cd_has_image(const struct ahci_port *port)
 {
 	return config_get_default(port->media, "path", "")[0] != '\0' ||
-	    config_get(port->media, "ram") != NULL;
+	       config_get(port->media, "ram") != NULL;
 }
 
 static int

@@ -233,7 +233,8 @@ ahci_unqueued_end(struct ahci_cmd *cmd, enum ata_end end)
 		sizeof(moved)) != 0)
 		ahci_port_fatal(port, AHCI_IS_HBFS);
 	if ((pio_in && !failed) ||
-	    ((cmd->ata.protocol == ATA_PIO_OUT || cmd->ata.protocol == ATA_PACKET_PIO) && moved != 0))
+	    ((cmd->ata.protocol == ATA_PIO_OUT || cmd->ata.protocol == ATA_PACKET_PIO) &&
+		moved != 0))
 		ahci_pio_post(port, cmd, status);
 	port->status = status;
 	port->error = cmd->ata.error;
@@ -334,8 +335,8 @@ ahci_fis_regs(const struct fis_h2d *fis, struct ata_regs *out)
 {
 	*out = (struct ata_regs){
 		.lba = (uint64_t)fis->lba0 | (uint64_t)fis->lba1 << 8 | (uint64_t)fis->lba2 << 16 |
-		    (uint64_t)fis->lba3 << 24 | (uint64_t)fis->lba4 << 32 |
-		    (uint64_t)fis->lba5 << 40,
+		       (uint64_t)fis->lba3 << 24 | (uint64_t)fis->lba4 << 32 |
+		       (uint64_t)fis->lba5 << 40,
 		.aux = fis->aux,
 		.features = (uint16_t)(fis->features | fis->features_ext << 8),
 		.count = (uint16_t)(fis->count | fis->count_ext << 8),
@@ -398,7 +399,8 @@ ahci_unqueued_start(struct ahci_cmd *cmd)
 }
 
 static void
-ahci_cmd_start(struct ahci_cmd *cmd, const struct ahci_header *header, const struct ahci_table *table)
+ahci_cmd_start(
+    struct ahci_cmd *cmd, const struct ahci_header *header, const struct ahci_table *table)
 {
 	struct ahci_port *port = cmd->port;
 	enum ata_end end;
@@ -413,8 +415,8 @@ ahci_cmd_start(struct ahci_cmd *cmd, const struct ahci_header *header, const str
 	cmd->moved = 0;
 	ahci_fis_regs(&table->fis, &cmd->ata.in);
 	memcpy(cmd->ata.cdb, table->acmd, sizeof(cmd->ata.cdb));
-	end = ata_is_queued(&port->dev, cmd->ata.in.command) ? ahci_queued_start(cmd) :
-							       ahci_unqueued_start(cmd);
+	end = ata_is_queued(&port->dev, cmd->ata.in.command) ? ahci_queued_start(cmd)
+							     : ahci_unqueued_start(cmd);
 	if (end != ATA_END_PENDING)
 		ahci_cmd_end(cmd, end);
 }
@@ -452,7 +454,8 @@ static bool
 ahci_port_may_start(const struct ahci_port *port)
 {
 	return port->ci != 0 && (port->cmd & AHCI_CMD_CR) != 0 && !port->halted &&
-	    !port->draining && port->up && (port->status & (ATA_STATUS_BSY | ATA_STATUS_DRQ)) == 0;
+	       !port->draining && port->up &&
+	       (port->status & (ATA_STATUS_BSY | ATA_STATUS_DRQ)) == 0;
 }
 
 /* The next slot in turn, so that none waits for ever (5.3.2). */

@@ -76,8 +76,8 @@ ahci_data_copy(struct ahci_cmd *cmd, uint8_t *buf, uint32_t len, bool to_guest)
 
 		if (!ahci_prd_next(cmd, &at, len, &p))
 			return false;
-		err = to_guest ? vm_mem_write(vm, p.gpa, buf, p.len) :
-				 vm_mem_read(vm, p.gpa, buf, p.len);
+		err = to_guest ? vm_mem_write(vm, p.gpa, buf, p.len)
+			       : vm_mem_read(vm, p.gpa, buf, p.len);
 		if (err != 0) {
 			ahci_port_fatal(cmd->port, AHCI_IS_HBFS);
 			return false;

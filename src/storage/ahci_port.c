@@ -170,7 +170,7 @@ static uint32_t
 ahci_port_is(const struct ahci_port *port)
 {
 	return port->is | (port->serr & AHCI_SERR_DIAG_X ? AHCI_IS_PCS : 0) |
-	    (port->serr & AHCI_SERR_DIAG_N ? AHCI_IS_PRCS : 0);
+	       (port->serr & AHCI_SERR_DIAG_N ? AHCI_IS_PRCS : 0);
 }
 
 static void
@@ -193,7 +193,7 @@ ahci_cmd_write(struct ahci_port *port, uint32_t val)
 	changed = old ^ port->cmd;
 	ahci_icc_write(port, (unsigned)AHCI_CMD_ICC(val));
 	if ((val & AHCI_CMD_CLO) != 0 && (old & AHCI_CMD_ST) == 0)
-		port->status &= (uint8_t)~(ATA_STATUS_BSY | ATA_STATUS_DRQ);
+		port->status &= (uint8_t) ~(ATA_STATUS_BSY | ATA_STATUS_DRQ);
 	if (port->cmd & AHCI_CMD_FRE)
 		port->cmd |= AHCI_CMD_FR;
 	else

@@ -12,25 +12,25 @@
 #include <string.h>
 
 /* Command codes (ACS-3, 7) */
-#define ATA_CMD_DEVICE_RESET 0x08
-#define ATA_CMD_READ 0x20
-#define ATA_CMD_READ_LOG_EXT 0x2f
+#define ATA_CMD_DEVICE_RESET     0x08
+#define ATA_CMD_READ             0x20
+#define ATA_CMD_READ_LOG_EXT     0x2f
 #define ATA_CMD_READ_LOG_DMA_EXT 0x47
-#define ATA_CMD_READ_FPDMA 0x60
-#define ATA_CMD_WRITE_FPDMA 0x61
-#define ATA_CMD_NCQ_NON_DATA 0x63
-#define ATA_CMD_SEND_FPDMA 0x64
-#define ATA_CMD_RECEIVE_FPDMA 0x65
-#define ATA_CMD_DIAGNOSTIC 0x90
-#define ATA_CMD_PACKET 0xa0
-#define ATA_CMD_IDENTIFY_PACKET 0xa1
-#define ATA_CMD_IDENTIFY 0xec
+#define ATA_CMD_READ_FPDMA       0x60
+#define ATA_CMD_WRITE_FPDMA      0x61
+#define ATA_CMD_NCQ_NON_DATA     0x63
+#define ATA_CMD_SEND_FPDMA       0x64
+#define ATA_CMD_RECEIVE_FPDMA    0x65
+#define ATA_CMD_DIAGNOSTIC       0x90
+#define ATA_CMD_PACKET           0xa0
+#define ATA_CMD_IDENTIFY_PACKET  0xa1
+#define ATA_CMD_IDENTIFY         0xec
 
 #define ATA_LOG_NCQ_ERROR 0x10
 
 #define ATA_DIAGNOSTIC_PASSED 0x01
-#define ATA_MODE_UDMA6 0x46
-#define ATA_HOUR_NS 3600000000000ull
+#define ATA_MODE_UDMA6        0x46
+#define ATA_HOUR_NS           3600000000000ull
 
 /* --- Commands for both kinds of devices, and none --- */
 
@@ -51,7 +51,7 @@ ata_device_reset(struct ata_cmd *cmd)
 }
 
 #define ATA_DISK BIT(0)
-#define ATA_CD BIT(1)
+#define ATA_CD   BIT(1)
 #define ATA_BOTH (ATA_DISK | ATA_CD)
 
 /* What is not here is aborted. */
@@ -105,7 +105,7 @@ bool
 ata_is_queued(const struct ata_dev *dev, uint8_t command)
 {
 	return !dev->packet &&
-	    (ata_table[command].protocol == ATA_QUEUED || command == ATA_CMD_NCQ_NON_DATA);
+	       (ata_table[command].protocol == ATA_QUEUED || command == ATA_CMD_NCQ_NON_DATA);
 }
 
 /* After the error of a queued command a disk takes nothing but the request to tell of it (ACS-3,
@@ -114,7 +114,7 @@ static bool
 ata_tells_ncq_error(const struct ata_regs *in)
 {
 	return (in->command == ATA_CMD_READ_LOG_EXT || in->command == ATA_CMD_READ_LOG_DMA_EXT) &&
-	    (in->lba & UINT8_MAX) == ATA_LOG_NCQ_ERROR;
+	       (in->lba & UINT8_MAX) == ATA_LOG_NCQ_ERROR;
 }
 
 enum ata_end
@@ -175,7 +175,7 @@ uint8_t
 ata_status(const struct ata_dev *dev, bool error)
 {
 	return (uint8_t)((dev->packet ? ATA_STATUS_DRDY : ATA_STATUS_READY) |
-	    (error ? ATA_STATUS_ERR : 0));
+			 (error ? ATA_STATUS_ERR : 0));
 }
 
 uint64_t

@@ -23,28 +23,28 @@
 struct vm_loop;
 struct vm_state;
 
-#define ATA_SECTOR 512u /* of logs, IDENTIFY data and such, whatever a sector of the medium is */
-#define ATA_IOV 256 /* elements of guest memory in one request */
-#define ATA_TAGS 32
+#define ATA_SECTOR  512u /* of logs, IDENTIFY data and such, whatever a sector of the medium is */
+#define ATA_IOV     256  /* elements of guest memory in one request */
+#define ATA_TAGS    32
 #define ATA_SCRATCH KIB(64)
 
 /* Status and error fields (ACS-3, 6.2 and 6.3) */
-#define ATA_STATUS_ERR BIT(0) /* ATAPI: CHECK CONDITION */
-#define ATA_STATUS_DRQ BIT(3)
-#define ATA_STATUS_SEEK BIT(4) /* obsolete, but drivers expect it of an idle disk */
-#define ATA_STATUS_DF BIT(5)
-#define ATA_STATUS_DRDY BIT(6)
-#define ATA_STATUS_BSY BIT(7)
+#define ATA_STATUS_ERR   BIT(0) /* ATAPI: CHECK CONDITION */
+#define ATA_STATUS_DRQ   BIT(3)
+#define ATA_STATUS_SEEK  BIT(4) /* obsolete, but drivers expect it of an idle disk */
+#define ATA_STATUS_DF    BIT(5)
+#define ATA_STATUS_DRDY  BIT(6)
+#define ATA_STATUS_BSY   BIT(7)
 #define ATA_STATUS_READY (ATA_STATUS_DRDY | ATA_STATUS_SEEK)
-#define ATA_ERROR_ABRT BIT(2)
-#define ATA_ERROR_IDNF BIT(4)
-#define ATA_ERROR_UNC BIT(6)
+#define ATA_ERROR_ABRT   BIT(2)
+#define ATA_ERROR_IDNF   BIT(4)
+#define ATA_ERROR_UNC    BIT(6)
 
 #define ATA_DEVICE_LBA BIT(6)
 #define ATA_DEVICE_FUA BIT(7) /* of the FPDMA commands */
 
 /* What the signature says a device is (ACS-3, 9.1; SATA 3.1, 11.4) */
-#define ATA_SIGNATURE 0x00000101u
+#define ATA_SIGNATURE        0x00000101u
 #define ATA_SIGNATURE_PACKET 0xeb140101u
 
 /* The registers that a command is given in, and ends with. */
@@ -88,9 +88,9 @@ struct ata_cmd {
 	/* Between two steps. */
 	ata_step_fn *step;
 	enum block_op op;
-	unsigned flags; /* of the request */
+	unsigned flags;     /* of the request */
 	uint64_t pos, left; /* on the medium: bytes */
-	uint32_t unit; /* a sector of it */
+	uint32_t unit;      /* a sector of it */
 	struct {
 		uint64_t range[ATA_SECTOR / 8];
 		unsigned next, blocks_left;
@@ -114,9 +114,10 @@ bool ata_data_out(struct ata_cmd *cmd, void *buf, uint32_t len);
 uint64_t ata_data_map(struct ata_cmd *cmd, uint64_t max, uint32_t unit);
 /* Submits the request to the device's disk; cmd->step is called when it is done. Data requests use
  * cmd->iov and cmd->iovcnt. */
-void ata_cmd_submit(struct ata_cmd *cmd, enum block_op op, unsigned flags, uint64_t offset,
-    uint64_t len);
-/* Has the tray follow cd->open and cd->loading, soon and on the main thread. False: out of memory. */
+void ata_cmd_submit(
+    struct ata_cmd *cmd, enum block_op op, unsigned flags, uint64_t offset, uint64_t len);
+/* Has the tray follow cd->open and cd->loading, soon and on the main thread. False: out of memory.
+ */
 bool ata_tray_move(struct ata_dev *dev);
 
 /* --- The device --- */
@@ -143,21 +144,26 @@ struct ata_selftest {
 };
 
 /* What the medium did that the guest is told of, by different ways to ask */
-enum atapi_event { ATAPI_EVENT_NONE, ATAPI_EVENT_EJECT_REQUEST, ATAPI_EVENT_NEW, ATAPI_EVENT_REMOVAL };
+enum atapi_event {
+	ATAPI_EVENT_NONE,
+	ATAPI_EVENT_EJECT_REQUEST,
+	ATAPI_EVENT_NEW,
+	ATAPI_EVENT_REMOVAL
+};
 
-struct atapi { /* what only a CD-ROM drive has */
-	bool open; /* the tray */
-	bool loading; /* it is closed, and what is in it will be known soon */
-	bool locked; /* PREVENT ALLOW MEDIUM REMOVAL */
-	uint8_t event; /* enum atapi_event, not reported yet */
-	uint8_t key, asc, ascq; /* of the last error */
+struct atapi {                   /* what only a CD-ROM drive has */
+	bool open;               /* the tray */
+	bool loading;            /* it is closed, and what is in it will be known soon */
+	bool locked;             /* PREVENT ALLOW MEDIUM REMOVAL */
+	uint8_t event;           /* enum atapi_event, not reported yet */
+	uint8_t key, asc, ascq;  /* of the last error */
 	bool was_reset, changed; /* unit attentions to come: a reset, another medium */
 };
 
 struct ata_dev {
 	struct vm_loop *loop;
 	struct block *disk; /* NULL: a CD-ROM drive without a medium */
-	bool packet; /* a CD-ROM drive */
+	bool packet;        /* a CD-ROM drive */
 	struct ata_identity id;
 	uint64_t born_ns; /* when power was switched on */
 	uint8_t *scratch; /* ATA_SCRATCH bytes: data that nobody looks at */
@@ -165,7 +171,7 @@ struct ata_dev {
 	/* Settings of the guest's. */
 	bool write_cache, look_ahead, smart, smart_autosave, dipm, standby;
 	uint8_t multiple; /* sectors; 0: not set */
-	uint8_t mode; /* of transfer, as in SET FEATURES */
+	uint8_t mode;     /* of transfer, as in SET FEATURES */
 
 	struct ata_ncq_error ncq;
 	struct ata_selftest selftest[ATA_SELFTESTS]; /* a ring; kind 0: none */

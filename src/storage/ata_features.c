@@ -4,23 +4,23 @@
 #include "storage/ata_impl.h"
 
 /* SET FEATURES subcommands (ACS-3, table 125) */
-#define FEATURE_WRITE_CACHE_ON 0x02
-#define FEATURE_MODE 0x03
-#define FEATURE_SATA_ON 0x10
-#define FEATURE_LOOK_AHEAD_OFF 0x55
-#define FEATURE_DEFAULTS_OFF 0x66 /* settings survive a software reset; here they always do */
+#define FEATURE_WRITE_CACHE_ON  0x02
+#define FEATURE_MODE            0x03
+#define FEATURE_SATA_ON         0x10
+#define FEATURE_LOOK_AHEAD_OFF  0x55
+#define FEATURE_DEFAULTS_OFF    0x66 /* settings survive a software reset; here they always do */
 #define FEATURE_WRITE_CACHE_OFF 0x82
-#define FEATURE_SATA_OFF 0x90
-#define FEATURE_LOOK_AHEAD_ON 0xaa
-#define FEATURE_DEFAULTS_ON 0xcc
+#define FEATURE_SATA_OFF        0x90
+#define FEATURE_LOOK_AHEAD_ON   0xaa
+#define FEATURE_DEFAULTS_ON     0xcc
 
 /* Serial ATA features, in the count register */
 #define FEATURE_SATA_AUTO_ACTIVATE 0x02
-#define FEATURE_SATA_DIPM 0x03
-#define FEATURE_SATA_SETTINGS 0x06
+#define FEATURE_SATA_DIPM          0x03
+#define FEATURE_SATA_SETTINGS      0x06
 
 #define POWER_STANDBY 0x00
-#define POWER_ACTIVE 0xff
+#define POWER_ACTIVE  0xff
 
 /* --- Features --- */
 

@@ -10,43 +10,43 @@
 #define ID_VALID 0x4000 /* bit 14 set and bit 15 clear: the word means something */
 
 /* Word 76, Serial ATA capabilities, and 77 to 79 */
-#define ID_SATA_GEN1 ID_BIT(1)
-#define ID_SATA_GEN2 ID_BIT(2)
-#define ID_SATA_GEN3 ID_BIT(3)
-#define ID_SATA_NCQ ID_BIT(8)
-#define ID_SATA_HIPM ID_BIT(9)
-#define ID_SATA_SPEED_GEN3 (3 << 1)
-#define ID_SATA_FPDMA_SEND ID_BIT(6)
+#define ID_SATA_GEN1          ID_BIT(1)
+#define ID_SATA_GEN2          ID_BIT(2)
+#define ID_SATA_GEN3          ID_BIT(3)
+#define ID_SATA_NCQ           ID_BIT(8)
+#define ID_SATA_HIPM          ID_BIT(9)
+#define ID_SATA_SPEED_GEN3    (3 << 1)
+#define ID_SATA_FPDMA_SEND    ID_BIT(6)
 #define ID_SATA_AUTO_ACTIVATE ID_BIT(2)
-#define ID_SATA_DIPM ID_BIT(3)
-#define ID_SATA_SETTINGS ID_BIT(6) /* preserved across resets */
+#define ID_SATA_DIPM          ID_BIT(3)
+#define ID_SATA_SETTINGS      ID_BIT(6) /* preserved across resets */
 
 /* Words 82 to 87, command sets supported and enabled */
-#define ID_SET82_SMART ID_BIT(0)
-#define ID_SET82_POWER ID_BIT(3)
-#define ID_SET82_PACKET ID_BIT(4)
-#define ID_SET82_WRITE_CACHE ID_BIT(5)
-#define ID_SET82_LOOK_AHEAD ID_BIT(6)
+#define ID_SET82_SMART        ID_BIT(0)
+#define ID_SET82_POWER        ID_BIT(3)
+#define ID_SET82_PACKET       ID_BIT(4)
+#define ID_SET82_WRITE_CACHE  ID_BIT(5)
+#define ID_SET82_LOOK_AHEAD   ID_BIT(6)
 #define ID_SET82_DEVICE_RESET ID_BIT(9)
-#define ID_SET83_LBA48 ID_BIT(10)
-#define ID_SET83_FLUSH ID_BIT(12)
-#define ID_SET83_FLUSH_EXT ID_BIT(13)
-#define ID_SET84_SELFTEST ID_BIT(1)
-#define ID_SET84_LOGS ID_BIT(5)
-#define ID_SET84_FUA ID_BIT(6)
-#define ID_SET86_119 ID_BIT(15) /* words 119 and 120 are valid */
-#define ID_SET119_LOG_DMA ID_BIT(3)
+#define ID_SET83_LBA48        ID_BIT(10)
+#define ID_SET83_FLUSH        ID_BIT(12)
+#define ID_SET83_FLUSH_EXT    ID_BIT(13)
+#define ID_SET84_SELFTEST     ID_BIT(1)
+#define ID_SET84_LOGS         ID_BIT(5)
+#define ID_SET84_FUA          ID_BIT(6)
+#define ID_SET86_119          ID_BIT(15) /* words 119 and 120 are valid */
+#define ID_SET119_LOG_DMA     ID_BIT(3)
 
-#define ID_TRIM_RZAT ID_BIT(5) /* word 69: trimmed data reads as zeros */
+#define ID_TRIM_RZAT ID_BIT(5)  /* word 69: trimmed data reads as zeros */
 #define ID_TRIM_DRAT ID_BIT(14) /* and as the same data each time */
 
-#define ID_VERSIONS 0x07f0 /* ATA/ATAPI-4 to ACS-3 */
+#define ID_VERSIONS   0x07f0 /* ATA/ATAPI-4 to ACS-3 */
 #define ID_TRANSPORTS 0x10ff /* Serial ATA, up to 3.2 */
 
 /* The geometry of all disks larger than geometry can say. */
 #define ID_CYLINDERS 16383
-#define ID_HEADS 16
-#define ID_SECTORS 63
+#define ID_HEADS     16
+#define ID_SECTORS   63
 #define ID_LBA28_MAX 0x0fffffffu
 
 /* Two characters in a word, the first one in the upper byte (ACS-3, 3.3.10). */
@@ -54,8 +54,7 @@ static void
 identify_string(uint16_t *words, const char *text, size_t len)
 {
 	for (size_t i = 0; i < len; i += 2)
-		words[i / 2] =
-		    (uint16_t)((uint8_t)text[i] << 8 | (uint8_t)text[i + 1]);
+		words[i / 2] = (uint16_t)((uint8_t)text[i] << 8 | (uint8_t)text[i + 1]);
 }
 
 /* Words of both kinds of devices. */
@@ -87,7 +86,8 @@ identify_sata(const struct ata_dev *dev, uint16_t *w)
 	w[76] = ID_SATA_GEN1 | ID_SATA_GEN2 | ID_SATA_GEN3 | ID_SATA_NCQ | ID_SATA_HIPM;
 	w[77] = ID_SATA_SPEED_GEN3 | ID_SATA_FPDMA_SEND;
 	w[78] = ID_SATA_AUTO_ACTIVATE | ID_SATA_DIPM | ID_SATA_SETTINGS;
-	w[79] = (uint16_t)(ID_SATA_AUTO_ACTIVATE | ID_SATA_SETTINGS | (dev->dipm ? ID_SATA_DIPM : 0));
+	w[79] =
+	    (uint16_t)(ID_SATA_AUTO_ACTIVATE | ID_SATA_SETTINGS | (dev->dipm ? ID_SATA_DIPM : 0));
 }
 
 static void
@@ -96,12 +96,12 @@ identify_sets(const struct ata_dev *dev, uint16_t *w)
 	bool cache = block_info(dev->disk)->write_cache;
 
 	w[82] = (uint16_t)(ID_SET82_SMART | ID_SET82_POWER | ID_SET82_LOOK_AHEAD |
-	    (cache ? ID_SET82_WRITE_CACHE : 0));
+			   (cache ? ID_SET82_WRITE_CACHE : 0));
 	w[83] = ID_VALID | ID_SET83_LBA48 | ID_SET83_FLUSH | ID_SET83_FLUSH_EXT;
 	w[84] = ID_VALID | ID_SET84_SELFTEST | ID_SET84_LOGS | ID_SET84_FUA;
 	w[85] = (uint16_t)(ID_SET82_POWER | (dev->smart ? ID_SET82_SMART : 0) |
-	    (dev->look_ahead ? ID_SET82_LOOK_AHEAD : 0) |
-	    (dev->write_cache ? ID_SET82_WRITE_CACHE : 0));
+			   (dev->look_ahead ? ID_SET82_LOOK_AHEAD : 0) |
+			   (dev->write_cache ? ID_SET82_WRITE_CACHE : 0));
 	w[86] = ID_SET83_LBA48 | ID_SET83_FLUSH | ID_SET83_FLUSH_EXT | ID_SET86_119;
 	w[87] = w[84];
 	w[119] = w[120] = ID_VALID | ID_SET119_LOG_DMA;
@@ -122,7 +122,7 @@ identify_capacity(const struct ata_dev *dev, uint16_t *w)
 	w[106] = ID_VALID;
 	if (info->physical_sector > info->logical_sector)
 		w[106] |= (uint16_t)(ID_BIT(13) |
-		    __builtin_ctz(info->physical_sector / info->logical_sector));
+				     __builtin_ctz(info->physical_sector / info->logical_sector));
 	if (info->logical_sector > ATA_SECTOR) {
 		w[106] |= ID_BIT(12);
 		w[117] = (uint16_t)words;
@@ -184,7 +184,7 @@ ata_identify_packet(struct ata_cmd *cmd)
 	uint16_t w[ATA_SECTOR / 2] = { 0 };
 	uint8_t page[ATA_SECTOR];
 
-	w[0] = 0x85c0; /* ATAPI, CD-ROM, removable, commands of 12 bytes */
+	w[0] = 0x85c0;  /* ATAPI, CD-ROM, removable, commands of 12 bytes */
 	w[49] = 0x0f00; /* IORDY, LBA, DMA */
 	identify_common(cmd->dev, w);
 	w[76] = ID_SATA_GEN1 | ID_SATA_GEN2 | ID_SATA_GEN3;

@@ -6,8 +6,8 @@
 
 #include "storage/ata.h"
 
-#define ATA_LBA_MASK (BIT64(48) - 1)
-#define ATA_TRIM_BLOCKS 8u /* of ranges in one command (IDENTIFY DEVICE, word 105) */
+#define ATA_LBA_MASK     (BIT64(48) - 1)
+#define ATA_TRIM_BLOCKS  8u /* of ranges in one command (IDENTIFY DEVICE, word 105) */
 #define ATA_MULTIPLE_MAX 16u
 
 typedef enum ata_end ata_handler_fn(struct ata_cmd *cmd);
@@ -46,9 +46,10 @@ ata_handler_fn ata_identify, ata_identify_packet;
 /* ata_rw.c. ata_transfer() moves left bytes from pos on, in as many requests as it takes. */
 enum ata_end ata_transfer(struct ata_cmd *cmd, enum block_op op, unsigned flags, uint64_t pos,
     uint64_t left, uint32_t unit);
-ata_handler_fn ata_read, ata_read_ext, ata_write, ata_write_ext, ata_write_fua_ext, ata_read_multiple,
-    ata_read_multiple_ext, ata_write_multiple, ata_write_multiple_ext, ata_write_multiple_fua_ext,
-    ata_read_queued, ata_write_queued, ata_verify, ata_verify_ext, ata_flush;
+ata_handler_fn ata_read, ata_read_ext, ata_write, ata_write_ext, ata_write_fua_ext,
+    ata_read_multiple, ata_read_multiple_ext, ata_write_multiple, ata_write_multiple_ext,
+    ata_write_multiple_fua_ext, ata_read_queued, ata_write_queued, ata_verify, ata_verify_ext,
+    ata_flush;
 
 /* ata_trim.c */
 ata_handler_fn ata_trim, ata_send_queued;
@@ -62,7 +63,8 @@ ata_handler_fn ata_smart;
 void ata_selftest_page(const struct ata_dev *dev, bool ext, uint8_t page[ATA_SECTOR]);
 
 /* ata_features.c */
-ata_handler_fn ata_set_features, ata_set_multiple, ata_standby, ata_idle, ata_check_power, ata_sleep;
+ata_handler_fn ata_set_features, ata_set_multiple, ata_standby, ata_idle, ata_check_power,
+    ata_sleep;
 
 /* atapi.c */
 ata_handler_fn atapi_packet;

@@ -6,10 +6,10 @@
 
 #include <string.h>
 
-#define LOG_VALID BIT64(63) /* of values in statistics and IDENTIFY DEVICE data: supported */
-#define LOG_SUPPORTED BIT64(62) /* statistics: and valid. IDENTIFY data has bit 63 only. */
+#define LOG_VALID        BIT64(63) /* of values in statistics and IDENTIFY DEVICE data: supported */
+#define LOG_SUPPORTED    BIT64(62) /* statistics: and valid. IDENTIFY data has bit 63 only. */
 #define LOG_PAGE(number) (1ull | (uint64_t)(number) << 16) /* a page's header: revision, number */
-#define LOG_COUNT_MAX 16 /* pages in one command */
+#define LOG_COUNT_MAX    16                                /* pages in one command */
 
 #define RECEIVE_READ_LOG 1 /* subcommand */
 
@@ -104,9 +104,10 @@ log_ncq_send(struct ata_cmd *cmd, unsigned page, uint8_t *out)
 {
 	bool trim = block_info(cmd->dev->disk)->can_discard;
 
-	out[0] = (uint8_t)((trim ? BIT(0) : 0) | BIT(1)); /* DATA SET MANAGEMENT, READ LOG DMA EXT */
-	out[4] = trim; /* DATA SET MANAGEMENT: TRIM */
-	out[8] = 1; /* READ LOG DMA EXT */
+	out[0] =
+	    (uint8_t)((trim ? BIT(0) : 0) | BIT(1)); /* DATA SET MANAGEMENT, READ LOG DMA EXT */
+	out[4] = trim;                               /* DATA SET MANAGEMENT: TRIM */
+	out[8] = 1;                                  /* READ LOG DMA EXT */
 }
 
 /* 30h: IDENTIFY DEVICE data (A.11): the list of pages, a copy, capacity. */

@@ -199,8 +199,8 @@ ata_read_queued(struct ata_cmd *cmd)
 enum ata_end
 ata_write_queued(struct ata_cmd *cmd)
 {
-	return ata_range_48(cmd, BLOCK_WRITE,
-	    cmd->in.device & ATA_DEVICE_FUA ? BLOCK_FUA : 0, cmd->in.features);
+	return ata_range_48(
+	    cmd, BLOCK_WRITE, cmd->in.device & ATA_DEVICE_FUA ? BLOCK_FUA : 0, cmd->in.features);
 }
 
 enum ata_end

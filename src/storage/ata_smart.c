@@ -6,42 +6,42 @@
 #include <string.h>
 
 /* Subcommands, in the features register */
-#define SMART_READ_DATA 0xd0
+#define SMART_READ_DATA       0xd0
 #define SMART_READ_THRESHOLDS 0xd1
-#define SMART_AUTOSAVE 0xd2
-#define SMART_EXECUTE 0xd4
-#define SMART_READ_LOG 0xd5
-#define SMART_ENABLE 0xd8
-#define SMART_DISABLE 0xd9
-#define SMART_STATUS 0xda
-#define SMART_KEY 0xc24f00u /* LBA bits 23 to 8 of each SMART command */
-#define SMART_KEY_MASK 0xffff00u
+#define SMART_AUTOSAVE        0xd2
+#define SMART_EXECUTE         0xd4
+#define SMART_READ_LOG        0xd5
+#define SMART_ENABLE          0xd8
+#define SMART_DISABLE         0xd9
+#define SMART_STATUS          0xda
+#define SMART_KEY             0xc24f00u /* LBA bits 23 to 8 of each SMART command */
+#define SMART_KEY_MASK        0xffff00u
 
 #define SMART_AUTOSAVE_ON 0xf1
 
 /* SMART EXECUTE OFF-LINE IMMEDIATE, in LBA bits 7 to 0 */
-#define TEST_OFFLINE 0x00
-#define TEST_SHORT 0x01
+#define TEST_OFFLINE  0x00
+#define TEST_SHORT    0x01
 #define TEST_EXTENDED 0x02
-#define TEST_ABORT 0x7f
-#define TEST_CAPTIVE 0x80 /* or'ed in */
+#define TEST_ABORT    0x7f
+#define TEST_CAPTIVE  0x80 /* or'ed in */
 
-#define TEST_READS_SHORT 16 /* places on the medium that are looked at */
+#define TEST_READS_SHORT    16 /* places on the medium that are looked at */
 #define TEST_READS_EXTENDED 256
 
 /* Self-test execution status */
-#define TEST_PASSED 0x00
+#define TEST_PASSED      0x00
 #define TEST_FAILED_READ 0x70
 
-#define SMART_REVISION 0x10
+#define SMART_REVISION     0x10
 #define SMART_LOG_SELFTEST 0x06
-#define SMART_LOGS_PAGES 1
+#define SMART_LOGS_PAGES   1
 
 /* --- Attributes --- */
 
-#define ATTRIBUTE_ONLINE BIT(1) /* updated while the device works */
+#define ATTRIBUTE_ONLINE  BIT(1) /* updated while the device works */
 #define ATTRIBUTE_PREFAIL BIT(0)
-#define ATTRIBUTE_COUNT BIT(4) /* of events */
+#define ATTRIBUTE_COUNT   BIT(4) /* of events */
 
 struct smart_attribute { /* 12 bytes (SFF-8035i) */
 	uint8_t id;
@@ -97,7 +97,7 @@ static const struct smart_kind {
 	{ 9, ATTRIBUTE_ONLINE | ATTRIBUTE_COUNT, 0, ata_hours },
 	{ 12, ATTRIBUTE_ONLINE | ATTRIBUTE_COUNT, 0, smart_raw_cycles },
 	{ 241, ATTRIBUTE_ONLINE | ATTRIBUTE_COUNT, 0, smart_raw_written }, /* sectors written */
-	{ 242, ATTRIBUTE_ONLINE | ATTRIBUTE_COUNT, 0, smart_raw_read }, /* sectors read */
+	{ 242, ATTRIBUTE_ONLINE | ATTRIBUTE_COUNT, 0, smart_raw_read },    /* sectors read */
 };
 
 /* --- Structures --- */
@@ -131,8 +131,8 @@ smart_read_data(struct ata_cmd *cmd)
 	page[363] = last != NULL ? last->status : TEST_PASSED;
 	page[367] = BIT(0) | BIT(4); /* execute off-line immediate, self-tests */
 	page[368] = BIT(0) | BIT(1); /* attributes are saved, and can be */
-	page[370] = 0; /* no error log */
-	page[372] = 1; /* minutes: short, extended self-test */
+	page[370] = 0;               /* no error log */
+	page[372] = 1;               /* minutes: short, extended self-test */
 	page[373] = 1;
 	ata_checksum(page);
 	return ata_reply(cmd, page, sizeof(page));
@@ -182,7 +182,7 @@ ata_selftest_page(const struct ata_dev *dev, bool ext, uint8_t page[ATA_SECTOR])
 			continue;
 		smart_test_put(page + first + used++ * size, t, ext);
 	}
-	page[0] = 1; /* revision */
+	page[0] = 1;                         /* revision */
 	page[ext ? 2 : 508] = (uint8_t)used; /* the newest's number, from 1 */
 	ata_checksum(page);
 }

@@ -5,10 +5,10 @@
 
 #include <string.h>
 
-#define TRIM_BIT 1u /* of the features register, or of the auxiliary one */
-#define TRIM_RANGES (ATA_SECTOR / 8)
-#define TRIM_LBA(range) ((range) & ATA_LBA_MASK)
-#define TRIM_COUNT(range) ((range) >> 48)
+#define TRIM_BIT                 1u /* of the features register, or of the auxiliary one */
+#define TRIM_RANGES              (ATA_SECTOR / 8)
+#define TRIM_LBA(range)          ((range)&ATA_LBA_MASK)
+#define TRIM_COUNT(range)        ((range) >> 48)
 #define SEND_DATA_SET_MANAGEMENT 0 /* subcommand */
 
 /* The next range, and those that continue where it ends: systems cut what they trim to pieces of

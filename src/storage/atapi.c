@@ -12,7 +12,7 @@
 #define PACKET_REASON_END 0x03
 
 #define SENSE_CURRENT_FIXED 0x70
-#define SENSE_SIZE 18
+#define SENSE_SIZE          18
 
 /* --- Sense --- */
 
@@ -96,9 +96,9 @@ atapi_not_ready(struct ata_cmd *cmd)
 	const struct atapi *cd = &cmd->dev->cd;
 
 	return atapi_check(cmd, SENSE_NOT_READY,
-	    cd->open	      ? ASC_NO_MEDIUM_OPEN :
-		cd->loading ? ASC_BECOMING_READY :
-			      ASC_NO_MEDIUM_CLOSED);
+	    cd->open      ? ASC_NO_MEDIUM_OPEN
+	    : cd->loading ? ASC_BECOMING_READY
+			  : ASC_NO_MEDIUM_CLOSED);
 }
 
 void
@@ -126,7 +126,7 @@ atapi_nothing(struct ata_cmd *cmd)
 }
 
 #define ATAPI_MEDIUM BIT(0) /* needs one */
-#define ATAPI_CALM BIT(1) /* unit attentions do not end it, and stay (SPC-4, 5.14) */
+#define ATAPI_CALM   BIT(1) /* unit attentions do not end it, and stay (SPC-4, 5.14) */
 
 /* What is not here is an invalid operation code. */
 static const struct atapi_entry {

@@ -8,9 +8,9 @@
 
 #define TRACK_CONTROL 0x14 /* ADR 1, a data track */
 #define TRACK_LEADOUT 0xaa
-#define MSF_FRAMES 75
-#define MSF_LEADIN 150 /* frames before LBA 0 */
-#define MSF_END (100 * 60 * MSF_FRAMES - 1)
+#define MSF_FRAMES    75
+#define MSF_LEADIN    150 /* frames before LBA 0 */
+#define MSF_END       (100 * 60 * MSF_FRAMES - 1)
 
 /* Minutes, seconds and frames of a block; those of large discs are at the end of time. */
 static void
@@ -70,8 +70,8 @@ atapi_read_12(struct ata_cmd *cmd)
 	return disc_read(cmd, atapi_get(cmd->cdb + 2, 4), atapi_get(cmd->cdb + 6, 4));
 }
 
-#define READ_CD_TYPE(b) ((b) >> 2 & 7) /* byte 1: expected sector type */
-#define READ_CD_MODE1 2
+#define READ_CD_TYPE(b)   ((b) >> 2 & 7) /* byte 1: expected sector type */
+#define READ_CD_MODE1     2
 #define READ_CD_USER_DATA 0x10 /* byte 9 */
 
 /* Of a sector's parts only its data is in an image; so that is what can be asked for. */
@@ -213,8 +213,8 @@ atapi_disc_information(struct ata_cmd *cmd)
 	atapi_put(buf, 2, sizeof(buf) - 2);
 	buf[2] = 0x0e; /* the last session is complete, the disc is finalized */
 	buf[3] = buf[4] = buf[5] = buf[6] = 1; /* one session, one track */
-	buf[7] = 0x20; /* for any use */
-	memset(buf + 16, UINT8_MAX, 8); /* no more sessions, no more room */
+	buf[7] = 0x20;                         /* for any use */
+	memset(buf + 16, UINT8_MAX, 8);        /* no more sessions, no more room */
 	return atapi_reply(cmd, buf, sizeof(buf), atapi_get(cmd->cdb + 7, 2));
 }
 
@@ -235,15 +235,15 @@ atapi_track_information(struct ata_cmd *cmd)
 		return atapi_invalid(cmd);
 	atapi_put(buf, 2, sizeof(buf) - 2);
 	buf[2] = buf[3] = 1; /* track, session */
-	buf[5] = 0x04; /* a data track */
-	buf[6] = 0x01; /* mode 1 */
+	buf[5] = 0x04;       /* a data track */
+	buf[6] = 0x01;       /* mode 1 */
 	atapi_put(buf + 24, 4, blocks);
 	return atapi_reply(cmd, buf, sizeof(buf), atapi_get(cmd->cdb + 7, 2));
 }
 
-#define STRUCTURE_PHYSICAL 0
+#define STRUCTURE_PHYSICAL  0
 #define STRUCTURE_COPYRIGHT 1
-#define DVD_FIRST_SECTOR 0x30000u
+#define DVD_FIRST_SECTOR    0x30000u
 
 /* READ DISC STRUCTURE (6.22), for what looks like a DVD */
 enum ata_end
@@ -272,7 +272,7 @@ atapi_disc_structure(struct ata_cmd *cmd)
 	return atapi_reply(cmd, buf, len, atapi_get(cmd->cdb + 8, 2));
 }
 
-#define SUBCHANNEL_Q BIT(6)
+#define SUBCHANNEL_Q        BIT(6)
 #define SUBCHANNEL_NO_AUDIO 0x15
 
 /* READ SUB-CHANNEL: there is no audio to be played. */

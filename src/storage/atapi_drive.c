@@ -7,13 +7,13 @@
 
 /* --- INQUIRY (SPC-4, 6.4) --- */
 
-#define INQUIRY_CD 0x05
+#define INQUIRY_CD        0x05
 #define INQUIRY_REMOVABLE 0x80
-#define INQUIRY_SPC3 0x05
-#define INQUIRY_FORMAT 0x02
-#define INQUIRY_SIZE 36
+#define INQUIRY_SPC3      0x05
+#define INQUIRY_FORMAT    0x02
+#define INQUIRY_SIZE      36
 
-#define VPD_PAGES 0x00
+#define VPD_PAGES  0x00
 #define VPD_SERIAL 0x80
 
 /* Vital product data pages */
@@ -64,20 +64,20 @@ atapi_report_luns(struct ata_cmd *cmd)
 
 /* --- Mode pages (MMC-6, 7) --- */
 
-#define MODE_PAGE_RECOVERY 0x01
+#define MODE_PAGE_RECOVERY     0x01
 #define MODE_PAGE_CAPABILITIES 0x2a
-#define MODE_PAGE_ALL 0x3f
-#define MODE_RECOVERY_SIZE 12
+#define MODE_PAGE_ALL          0x3f
+#define MODE_RECOVERY_SIZE     12
 #define MODE_CAPABILITIES_SIZE 22
 
 #define MODE_CONTROL_CHANGEABLE 1
-#define MODE_CONTROL_SAVED 3
+#define MODE_CONTROL_SAVED      3
 
-#define DRIVE_SPEED 8467 /* kilobytes a second: 48 times a music CD's */
+#define DRIVE_SPEED     8467 /* kilobytes a second: 48 times a music CD's */
 #define DRIVE_LOAD_TRAY (1 << 5)
 #define DRIVE_CAN_EJECT BIT(3)
-#define DRIVE_LOCKED BIT(1)
-#define DRIVE_CAN_LOCK BIT(0)
+#define DRIVE_LOCKED    BIT(1)
+#define DRIVE_CAN_LOCK  BIT(0)
 
 static uint32_t
 drive_capabilities_put(const struct ata_dev *dev, uint8_t *out)
@@ -87,7 +87,7 @@ drive_capabilities_put(const struct ata_dev *dev, uint8_t *out)
 	out[2] = 0x3b; /* reads CD-R, CD-RW, DVD-ROM, DVD-R, DVD-RAM */
 	out[4] = 0x70; /* multi-session, mode 2 forms 1 and 2 */
 	out[6] = (uint8_t)(DRIVE_LOAD_TRAY | DRIVE_CAN_EJECT | DRIVE_CAN_LOCK |
-	    (dev->cd.locked ? DRIVE_LOCKED : 0));
+			   (dev->cd.locked ? DRIVE_LOCKED : 0));
 	atapi_put(out + 8, 2, DRIVE_SPEED);
 	atapi_put(out + 12, 2, 2048); /* KiB of buffer */
 	atapi_put(out + 14, 2, DRIVE_SPEED);
@@ -181,9 +181,9 @@ atapi_mode_select_10(struct ata_cmd *cmd)
 
 /* --- The tray --- */
 
-#define START_BIT BIT(0)
+#define START_BIT        BIT(0)
 #define START_LOAD_EJECT BIT(1)
-#define START_POWER(b) ((b) >> 4)
+#define START_POWER(b)   ((b) >> 4)
 
 static enum ata_end
 drive_eject(struct ata_cmd *cmd)
@@ -197,8 +197,8 @@ drive_eject(struct ata_cmd *cmd)
 	dev->cd.open = true;
 	dev->cd.loading = false;
 	dev->cd.event = ATAPI_EVENT_REMOVAL;
-	return ata_tray_move(dev) ? ATA_END_OK :
-				    atapi_check(cmd, SENSE_HARDWARE_ERROR, ASC_INTERNAL_FAILURE);
+	return ata_tray_move(dev) ? ATA_END_OK
+				  : atapi_check(cmd, SENSE_HARDWARE_ERROR, ASC_INTERNAL_FAILURE);
 }
 
 static enum ata_end
@@ -210,8 +210,8 @@ drive_load(struct ata_cmd *cmd)
 		return ATA_END_OK;
 	dev->cd.open = false;
 	dev->cd.loading = true;
-	return ata_tray_move(dev) ? ATA_END_OK :
-				    atapi_check(cmd, SENSE_HARDWARE_ERROR, ASC_INTERNAL_FAILURE);
+	return ata_tray_move(dev) ? ATA_END_OK
+				  : atapi_check(cmd, SENSE_HARDWARE_ERROR, ASC_INTERNAL_FAILURE);
 }
 
 enum ata_end
@@ -243,10 +243,10 @@ atapi_mechanism(struct ata_cmd *cmd)
 
 /* --- GET EVENT STATUS NOTIFICATION (MMC-6, 6.7) --- */
 
-#define EVENT_POLLED BIT(0)
-#define EVENT_CLASS_MEDIA 4
+#define EVENT_POLLED         BIT(0)
+#define EVENT_CLASS_MEDIA    4
 #define EVENT_NONE_AVAILABLE BIT(7)
-#define EVENT_TRAY_OPEN BIT(0)
+#define EVENT_TRAY_OPEN      BIT(0)
 #define EVENT_MEDIUM_PRESENT BIT(1)
 
 enum ata_end
@@ -272,7 +272,7 @@ atapi_events(struct ata_cmd *cmd)
 		buf[2] = EVENT_CLASS_MEDIA;
 		buf[4] = codes[cd->event];
 		buf[5] = (uint8_t)((cd->open ? EVENT_TRAY_OPEN : 0) |
-		    (atapi_ready(cmd->dev) ? EVENT_MEDIUM_PRESENT : 0));
+				   (atapi_ready(cmd->dev) ? EVENT_MEDIUM_PRESENT : 0));
 		len = 8;
 		/* It is told once, but not to who has no room for it. */
 		if (room > 4)
@@ -284,14 +284,14 @@ atapi_events(struct ata_cmd *cmd)
 
 /* --- GET CONFIGURATION (MMC-6, 6.6 and 5.3) --- */
 
-#define PROFILE_CD_ROM 0x0008
-#define PROFILE_DVD_ROM 0x0010
-#define FEATURE_CURRENT BIT(0)
+#define PROFILE_CD_ROM     0x0008
+#define PROFILE_DVD_ROM    0x0010
+#define FEATURE_CURRENT    BIT(0)
 #define FEATURE_PERSISTENT BIT(1)
 
-#define CONFIGURATION_ALL 0
+#define CONFIGURATION_ALL     0
 #define CONFIGURATION_CURRENT 1
-#define CONFIGURATION_ONE 2
+#define CONFIGURATION_ONE     2
 
 struct drive_feature { /* with its header, but not what depends on the medium */
 	uint16_t code;
@@ -308,8 +308,8 @@ static const struct drive_feature drive_features[] = {
 	{ 0x0003, FEATURE_PERSISTENT | FEATURE_CURRENT, 4,
 	    { DRIVE_LOAD_TRAY | DRIVE_CAN_EJECT | DRIVE_CAN_LOCK } }, /* removable medium */
 	{ 0x0010, 0, 8, { 0, 0, 8, 0, 0, 1, 0, 0 } }, /* random readable, blocks of 2048 */
-	{ 0x001e, 2 << 2, 4, { 0 } }, /* CD read */
-	{ 0x001f, 0, 4, { 0 } }, /* DVD read */
+	{ 0x001e, 2 << 2, 4, { 0 } },                 /* CD read */
+	{ 0x001f, 0, 4, { 0 } },                      /* DVD read */
 	{ 0x0100, FEATURE_PERSISTENT | FEATURE_CURRENT, 0, { 0 } }, /* power management */
 	{ 0x0105, FEATURE_PERSISTENT | FEATURE_CURRENT, 4, { 0 } }, /* timeouts */
 };

@@ -6,29 +6,29 @@
 
 #include "storage/ata_impl.h"
 
-#define ATAPI_BLOCK 2048u
+#define ATAPI_BLOCK         2048u
 #define ATAPI_CD_BLOCKS_MAX 449850u /* up to 99:59:74; what is larger is a DVD */
 
 /* Sense keys, and additional sense codes with their qualifiers (SPC-4, 4.5.6 and annex D) */
-#define SENSE_NOT_READY 0x02
-#define SENSE_MEDIUM_ERROR 0x03
-#define SENSE_HARDWARE_ERROR 0x04
-#define SENSE_ILLEGAL_REQUEST 0x05
-#define SENSE_UNIT_ATTENTION 0x06
-#define ASC_BECOMING_READY 0x0401
-#define ASC_READ_ERROR 0x1100
-#define ASC_INVALID_OPCODE 0x2000
-#define ASC_LBA_RANGE 0x2100
-#define ASC_INVALID_FIELD 0x2400
-#define ASC_INVALID_PARAMETER 0x2600
-#define ASC_MEDIUM_CHANGED 0x2800
-#define ASC_RESET 0x2900
+#define SENSE_NOT_READY         0x02
+#define SENSE_MEDIUM_ERROR      0x03
+#define SENSE_HARDWARE_ERROR    0x04
+#define SENSE_ILLEGAL_REQUEST   0x05
+#define SENSE_UNIT_ATTENTION    0x06
+#define ASC_BECOMING_READY      0x0401
+#define ASC_READ_ERROR          0x1100
+#define ASC_INVALID_OPCODE      0x2000
+#define ASC_LBA_RANGE           0x2100
+#define ASC_INVALID_FIELD       0x2400
+#define ASC_INVALID_PARAMETER   0x2600
+#define ASC_MEDIUM_CHANGED      0x2800
+#define ASC_RESET               0x2900
 #define ASC_INCOMPATIBLE_MEDIUM 0x3002
-#define ASC_NO_SAVING 0x3900
-#define ASC_NO_MEDIUM_CLOSED 0x3a01
-#define ASC_NO_MEDIUM_OPEN 0x3a02
-#define ASC_INTERNAL_FAILURE 0x4400
-#define ASC_REMOVAL_PREVENTED 0x5302
+#define ASC_NO_SAVING           0x3900
+#define ASC_NO_MEDIUM_CLOSED    0x3a01
+#define ASC_NO_MEDIUM_OPEN      0x3a02
+#define ASC_INTERNAL_FAILURE    0x4400
+#define ASC_REMOVAL_PREVENTED   0x5302
 
 /* SCSI is big-endian. */
 static inline uint32_t

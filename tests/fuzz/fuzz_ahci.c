@@ -1,8 +1,8 @@
 /*
- * A hostile driver of an AHCI controller with a disk and a CD-ROM drive: registers, command lists and
- * tables as the input has them, changed while commands are under way, with resets and media moved in
- * between. Whatever it does, a function reset afterwards leaves nothing in flight and a disk that
- * works.
+ * A hostile driver of an AHCI controller with a disk and a CD-ROM drive: registers, command lists
+ * and tables as the input has them, changed while commands are under way, with resets and media
+ * moved in between. Whatever it does, a function reset afterwards leaves nothing in flight and a
+ * disk that works.
  */
 #include "../unit/mock_engine.h"
 
@@ -15,15 +15,15 @@
 #include <time.h>
 #include <unistd.h>
 
-#define FUZZ_MEMORY MIB(1)
-#define FUZZ_SLOT 3
-#define FUZZ_ECAM (PCI_ECAM_BASE + ((uint64_t)FUZZ_SLOT << 15))
-#define FUZZ_ABAR 0xc0000000u
-#define FUZZ_LIST(port) (0x10000u * (1u + (port)))
-#define FUZZ_FIS(port) (FUZZ_LIST(port) + 0x400u)
+#define FUZZ_MEMORY            MIB(1)
+#define FUZZ_SLOT              3
+#define FUZZ_ECAM              (PCI_ECAM_BASE + ((uint64_t)FUZZ_SLOT << 15))
+#define FUZZ_ABAR              0xc0000000u
+#define FUZZ_LIST(port)        (0x10000u * (1u + (port)))
+#define FUZZ_FIS(port)         (FUZZ_LIST(port) + 0x400u)
 #define FUZZ_TABLE(port, slot) (FUZZ_LIST(port) + 0x1000u + 0x400u * (slot))
-#define FUZZ_STEPS 32
-#define FUZZ_PORTS 2
+#define FUZZ_STEPS             32
+#define FUZZ_PORTS             2
 
 struct fuzz_step {
 	uint8_t what, port, slot, reg;
@@ -60,15 +60,15 @@ cfg_write(unsigned off, int size, uint32_t val)
 static void
 reg_write(unsigned port, unsigned reg, uint32_t val)
 {
-	vm_bus_write(fuzz_vm, VM_MMIO, FUZZ_ABAR + AHCI_PORT_BASE + port * AHCI_PORT_SIZE + reg, 4,
-	    val);
+	vm_bus_write(
+	    fuzz_vm, VM_MMIO, FUZZ_ABAR + AHCI_PORT_BASE + port * AHCI_PORT_SIZE + reg, 4, val);
 }
 
 static uint32_t
 reg_read(unsigned port, unsigned reg)
 {
-	return (uint32_t)vm_bus_read(fuzz_vm, VM_MMIO,
-	    FUZZ_ABAR + AHCI_PORT_BASE + port * AHCI_PORT_SIZE + reg, 4);
+	return (uint32_t)vm_bus_read(
+	    fuzz_vm, VM_MMIO, FUZZ_ABAR + AHCI_PORT_BASE + port * AHCI_PORT_SIZE + reg, 4);
 }
 
 int
@@ -132,7 +132,8 @@ fuzz_code(const struct fuzz_step *s, bool packet)
 	static const uint8_t ata[] = { 0x06, 0x20, 0x25, 0x2f, 0x35, 0x3d, 0x42, 0x47, 0x60, 0x60,
 		0x61, 0x61, 0x64, 0x65, 0xb0, 0xc4, 0xc6, 0xca, 0xe0, 0xea, 0xec, 0xef };
 	static const uint8_t scsi[] = { 0x00, 0x03, 0x12, 0x15, 0x1a, 0x1b, 0x1b, 0x1e, 0x25, 0x28,
-		0x28, 0x42, 0x43, 0x46, 0x4a, 0x51, 0x52, 0x55, 0x5a, 0xa8, 0xad, 0xb9, 0xbd, 0xbe };
+		0x28, 0x42, 0x43, 0x46, 0x4a, 0x51, 0x52, 0x55, 0x5a, 0xa8, 0xad, 0xb9, 0xbd,
+		0xbe };
 
 	if ((s->reg & 0xc0) == 0)
 		return s->command;
@@ -144,15 +145,21 @@ static void
 fuzz_command(unsigned port, const struct fuzz_step *s)
 {
 	unsigned slot = s->slot % AHCI_SLOTS, prds = s->val % 40;
-	struct ahci_header header = { .flags = 5, .prdtl = (uint16_t)prds,
-		.ctba = FUZZ_TABLE(port, slot) };
+	struct ahci_header header = {
+		.flags = 5, .prdtl = (uint16_t)prds, .ctba = FUZZ_TABLE(port, slot)
+	};
 	struct ahci_table table = { .fis = { .type = FIS_H2D,
 					.flags = s->reg & 1 ? 0 : FIS_H2D_COMMAND,
-					.command = fuzz_code(s, false), .device = s->device | ATA_DEVICE_LBA,
-					.lba0 = s->cdb[0], .lba1 = s->cdb[1], .lba2 = s->cdb[2],
-					.lba3 = s->cdb[3] & 1, .count = (uint8_t)s->count,
+					.command = fuzz_code(s, false),
+					.device = s->device | ATA_DEVICE_LBA,
+					.lba0 = s->cdb[0],
+					.lba1 = s->cdb[1],
+					.lba2 = s->cdb[2],
+					.lba3 = s->cdb[3] & 1,
+					.count = (uint8_t)s->count,
 					.count_ext = (uint8_t)(s->count >> 8),
-					.features = (uint8_t)(s->val >> 8), .aux = s->reg & 2,
+					.features = (uint8_t)(s->val >> 8),
+					.aux = s->reg & 2,
 					.control = s->reg & 4 } };
 
 	if (port == 1 && (s->reg & 8) != 0) {
@@ -161,8 +168,8 @@ fuzz_command(unsigned port, const struct fuzz_step *s)
 		table.acmd[1] = s->device;
 		memcpy(table.acmd + 2, s->cdb, 4);
 		memcpy(table.acmd + 6, &s->val, 4);
-	} else if (ata_is_queued(&((struct ahci *)pci_priv(fuzz_dev))->port[port].dev,
-		       table.fis.command)) {
+	} else if (ata_is_queued(
+		       &((struct ahci *)pci_priv(fuzz_dev))->port[port].dev, table.fis.command)) {
 		table.fis.count = (uint8_t)(slot << 3); /* a queued one's tag */
 	}
 	vm_mem_write(fuzz_vm, FUZZ_LIST(port) + slot * sizeof(header), &header, sizeof(header));
@@ -171,8 +178,8 @@ fuzz_command(unsigned port, const struct fuzz_step *s)
 		struct ahci_prd prd = { .dba = 0x80000 + i * (s->val >> 16 & 0xfff0),
 			.dbc = (s->count * 37u + i * 511) & 0x8000ffff };
 
-		vm_mem_write(fuzz_vm, FUZZ_TABLE(port, slot) + 0x80 + i * sizeof(prd), &prd,
-		    sizeof(prd));
+		vm_mem_write(
+		    fuzz_vm, FUZZ_TABLE(port, slot) + 0x80 + i * sizeof(prd), &prd, sizeof(prd));
 	}
 }
 
@@ -199,8 +206,8 @@ fuzz_do(const struct fuzz_step *s)
 	switch (s->what % 10) {
 	case 0: reg_write(port, s->reg & 0x7c, s->val); break;
 	case 1:
-		vm_bus_write(fuzz_vm, VM_MMIO, FUZZ_ABAR + (s->val & 0x3ff & ~7u), 1 << (s->reg & 3),
-		    (uint64_t)s->val << 32 | s->count);
+		vm_bus_write(fuzz_vm, VM_MMIO, FUZZ_ABAR + (s->val & 0x3ff & ~7u),
+		    1 << (s->reg & 3), (uint64_t)s->val << 32 | s->count);
 		break;
 	case 2:
 	case 3: fuzz_command(port, s); break;

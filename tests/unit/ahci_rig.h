@@ -23,15 +23,15 @@
 #include <stdio.h>
 #include <time.h>
 
-#define RIG_MEMORY MIB(64)
-#define RIG_PATIENCE_S 60 /* for events that must come; nothing waits so long when all is well */
-#define RIG_SLOT 3 /* of the controller on the bus */
-#define RIG_LIST 0x100000u /* command list, received FISes, command tables of 4 KiB each */
-#define RIG_FIS (RIG_LIST + 0x400u)
+#define RIG_MEMORY      MIB(64)
+#define RIG_PATIENCE_S  60 /* for events that must come; nothing waits so long when all is well */
+#define RIG_SLOT        3  /* of the controller on the bus */
+#define RIG_LIST        0x100000u /* command list, received FISes, command tables of 4 KiB each */
+#define RIG_FIS         (RIG_LIST + 0x400u)
 #define RIG_TABLE(slot) (RIG_LIST + 0x1000u + 0x1000u * (slot))
-#define RIG_PRDS ((0x1000u - 0x80u) / 16u)
-#define RIG_DATA 0x800000u
-#define RIG_DONE 0u /* a command ended well */
+#define RIG_PRDS        ((0x1000u - 0x80u) / 16u)
+#define RIG_DATA        0x800000u
+#define RIG_DONE        0u /* a command ended well */
 
 struct ahci_rig {
 	struct chip_test chip; /* first: the line sink's context */
@@ -68,8 +68,8 @@ static const struct vm_apic_ops rig_apic = { .msi = rig_msi, .mmio_offset = rig_
 static inline uint32_t
 rig_cfg_read(struct ahci_rig *r, unsigned off, int size)
 {
-	return (uint32_t)vm_bus_read(r->chip.vm, VM_MMIO,
-	    PCI_ECAM_BASE + ((uint64_t)RIG_SLOT << 15) + off, size);
+	return (uint32_t)vm_bus_read(
+	    r->chip.vm, VM_MMIO, PCI_ECAM_BASE + ((uint64_t)RIG_SLOT << 15) + off, size);
 }
 
 static inline void
@@ -228,12 +228,20 @@ rig_restart(struct ahci_rig *r)
 static inline struct fis_h2d
 rig_fis(uint8_t command, uint16_t features, uint64_t lba, uint16_t count)
 {
-	return (struct fis_h2d){ .type = FIS_H2D, .flags = FIS_H2D_COMMAND, .command = command,
-		.features = (uint8_t)features, .features_ext = (uint8_t)(features >> 8),
-		.lba0 = (uint8_t)lba, .lba1 = (uint8_t)(lba >> 8), .lba2 = (uint8_t)(lba >> 16),
-		.lba3 = (uint8_t)(lba >> 24), .lba4 = (uint8_t)(lba >> 32),
-		.lba5 = (uint8_t)(lba >> 40), .count = (uint8_t)count,
-		.count_ext = (uint8_t)(count >> 8), .device = ATA_DEVICE_LBA };
+	return (struct fis_h2d){ .type = FIS_H2D,
+		.flags = FIS_H2D_COMMAND,
+		.command = command,
+		.features = (uint8_t)features,
+		.features_ext = (uint8_t)(features >> 8),
+		.lba0 = (uint8_t)lba,
+		.lba1 = (uint8_t)(lba >> 8),
+		.lba2 = (uint8_t)(lba >> 16),
+		.lba3 = (uint8_t)(lba >> 24),
+		.lba4 = (uint8_t)(lba >> 32),
+		.lba5 = (uint8_t)(lba >> 40),
+		.count = (uint8_t)count,
+		.count_ext = (uint8_t)(count >> 8),
+		.device = ATA_DEVICE_LBA };
 }
 
 static inline void
@@ -241,18 +249,19 @@ rig_prd(struct ahci_rig *r, unsigned slot, unsigned i, uint64_t gpa, uint32_t le
 {
 	struct ahci_prd prd = { .dba = gpa, .dbc = len - 1 };
 
-	assert_int_equal(vm_mem_write(r->chip.vm, RIG_TABLE(slot) + 0x80 + i * sizeof(prd), &prd,
-			     sizeof(prd)),
+	assert_int_equal(
+	    vm_mem_write(r->chip.vm, RIG_TABLE(slot) + 0x80 + i * sizeof(prd), &prd, sizeof(prd)),
 	    0);
 }
 
 /* Puts a command into a slot, with so many elements of a PRDT that is written already. */
 static inline void
-rig_slot(struct ahci_rig *r, unsigned slot, const struct fis_h2d *fis, const uint8_t *cdb,
-    unsigned prds)
+rig_slot(
+    struct ahci_rig *r, unsigned slot, const struct fis_h2d *fis, const uint8_t *cdb, unsigned prds)
 {
-	struct ahci_header header = { .flags = 5, .prdtl = (uint16_t)prds,
-		.ctba = RIG_TABLE(slot) };
+	struct ahci_header header = {
+		.flags = 5, .prdtl = (uint16_t)prds, .ctba = RIG_TABLE(slot)
+	};
 
 	vm_mem_write(r->chip.vm, RIG_LIST + slot * sizeof(header), &header, sizeof(header));
 	vm_mem_zero(r->chip.vm, RIG_TABLE(slot), 0x80);
@@ -290,8 +299,8 @@ rig_await(struct ahci_rig *r, uint32_t slots)
 }
 
 static inline uint32_t
-rig_do_fis(struct ahci_rig *r, const struct fis_h2d *fis, const uint8_t *cdb, uint64_t gpa,
-    uint32_t len)
+rig_do_fis(
+    struct ahci_rig *r, const struct fis_h2d *fis, const uint8_t *cdb, uint64_t gpa, uint32_t len)
 {
 	if (len != 0)
 		rig_prd(r, 0, 0, gpa, len);

@@ -6,12 +6,12 @@
 
 #define HD_16M "pci.0.3.0.device=ahci-hd", "pci.0.3.0.port.0.ram=16"
 
-#define READ_DMA_EXT 0x25
+#define READ_DMA_EXT  0x25
 #define WRITE_DMA_EXT 0x35
-#define READ_FPDMA 0x60
-#define WRITE_FPDMA 0x61
-#define IDENTIFY 0xec
-#define READ_LOG_EXT 0x2f
+#define READ_FPDMA    0x60
+#define WRITE_FPDMA   0x61
+#define IDENTIFY      0xec
+#define READ_LOG_EXT  0x2f
 
 static void
 fill(uint8_t *p, size_t len, uint64_t seed)
@@ -348,8 +348,7 @@ test_queued(void **state)
 		assert_int_equal(rig_await(&r, UINT32_MAX), RIG_DONE);
 		assert_int_equal(r.seen, AHCI_IS_SDBS);
 	}
-	assert_memory_equal(
-	    rig_data(&r, RIG_DATA), rig_data(&r, RIG_DATA + MIB(4)), 32 * 65536);
+	assert_memory_equal(rig_data(&r, RIG_DATA), rig_data(&r, RIG_DATA + MIB(4)), 32 * 65536);
 	assert_int_equal(px_read(&r, AHCI_PX_TFD), 0x50);
 	rig_done(&r);
 }
@@ -397,7 +396,8 @@ test_queued_error(void **state)
 static void
 test_queued_mixed(void **state)
 {
-	struct fis_h2d queued = rig_queued_fis(READ_FPDMA, 0, 0, 8), fis = rig_fis(IDENTIFY, 0, 0, 0);
+	struct fis_h2d queued = rig_queued_fis(READ_FPDMA, 0, 0, 8),
+		       fis = rig_fis(IDENTIFY, 0, 0, 0);
 	struct rig_gate gate;
 	struct ahci_rig r;
 
@@ -644,8 +644,9 @@ test_pin(void **state)
 	rig_start(&r);
 	rig_cfg_write(&r, rig_cap(&r, 0x05) + 2, 2, 0);
 	px_write(&r, AHCI_PX_CI, 0);
-	rig_slot(&r, 0, &(struct fis_h2d){ .type = FIS_H2D, .flags = FIS_H2D_COMMAND, .command = 0xe7 },
-	    NULL, 0);
+	rig_slot(&r, 0,
+	    &(struct fis_h2d){ .type = FIS_H2D, .flags = FIS_H2D_COMMAND, .command = 0xe7 }, NULL,
+	    0);
 	px_write(&r, AHCI_PX_CI, 1);
 	px_await(&r, AHCI_PX_IS, AHCI_IS_DHRS, AHCI_IS_DHRS);
 	pthread_mutex_lock(&r.hba->port[0].lock); /* until the thread has told of it */
@@ -706,10 +707,10 @@ test_configuration(void **state)
 {
 	REFUSED("bhyve: pci.0.3.0: expected a disk or CD-ROM drive: port.0.path\n", "x=y");
 	REFUSED("bhyve: pci.0.3.0.port.0: type=: expected hd or cd\n", "pci.0.3.0.port.0.ram=1");
-	REFUSED("bhyve: pci.0.3.0.port.0: type=fd: expected hd or cd\n",
-	    "pci.0.3.0.port.0.type=fd");
-	REFUSED("bhyve: pci.0.3.0: port.6: expected port.0 to port.5\n",
-	    "pci.0.3.0.port.6.type=cd");
+	REFUSED(
+	    "bhyve: pci.0.3.0.port.0: type=fd: expected hd or cd\n", "pci.0.3.0.port.0.type=fd");
+	REFUSED(
+	    "bhyve: pci.0.3.0: port.6: expected port.0 to port.5\n", "pci.0.3.0.port.6.type=cd");
 	REFUSED("bhyve: pci.0.3.0.port.1: a disk needs a path, or ram=SIZE\n",
 	    "pci.0.3.0.port.1.type=hd");
 	REFUSED("bhyve: pci.0.3.0.port.0: rev=123456789: expected at most 8 characters of ASCII\n",

@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 #define HD(...) "pci.0.3.0.device=ahci-hd", __VA_ARGS__, NULL
-#define HD_16M HD("pci.0.3.0.port.0.ram=16")
+#define HD_16M  HD("pci.0.3.0.port.0.ram=16")
 #define SECTORS (MIB(16) / 512)
 
 #define SMART_KEY 0xc24f00u
@@ -41,9 +41,9 @@ test_identify(void **state)
 	struct ahci_rig r;
 	const uint16_t *w;
 
-	rig_init(&r, HD("pci.0.3.0.port.0.ram=16", "pci.0.3.0.port.0.ser=S1",
-			"pci.0.3.0.port.0.rev=R2", "pci.0.3.0.port.0.model=M%%3",
-			"pci.0.3.0.port.0.nmrr=7200"));
+	rig_init(
+	    &r, HD("pci.0.3.0.port.0.ram=16", "pci.0.3.0.port.0.ser=S1", "pci.0.3.0.port.0.rev=R2",
+		    "pci.0.3.0.port.0.model=M%%3", "pci.0.3.0.port.0.nmrr=7200"));
 	rig_start(&r);
 	w = identify(&r);
 	assert_int_equal(w[0], 0x0040);
@@ -70,7 +70,7 @@ test_identify_4k(void **state)
 	const uint16_t *w;
 
 	rig_init(&r, HD("pci.0.3.0.port.0.ram=16", "pci.0.3.0.port.0.sectorsize=4096",
-			"pci.0.3.0.port.0.nodelete=true"));
+			 "pci.0.3.0.port.0.nodelete=true"));
 	rig_start(&r);
 	w = identify(&r);
 	assert_int_equal(w[106], 0x5000);
@@ -80,8 +80,7 @@ test_identify_4k(void **state)
 	assert_int_equal(w[217], 1);
 	rig_data(&r, RIG_DATA)[4095] = 77;
 	assert_int_equal(rig_do(&r, 0x35, 0, SECTORS / 8 - 1, 1, RIG_DATA, 4096), RIG_DONE);
-	assert_int_equal(
-	    rig_do(&r, 0x25, 0, SECTORS / 8 - 1, 1, RIG_DATA + 8192, 4096), RIG_DONE);
+	assert_int_equal(rig_do(&r, 0x25, 0, SECTORS / 8 - 1, 1, RIG_DATA + 8192, 4096), RIG_DONE);
 	assert_int_equal(rig_data(&r, RIG_DATA)[8192 + 4095], 77);
 	rig_aborts(&r, 0x06, 1, 0, 1);
 	rig_done(&r);
@@ -104,14 +103,13 @@ test_transfers(void **state)
 	assert_int_equal(identify(&r)[59], 0x110);
 	for (size_t i = 0; i < ARRAY_SIZE(writes); i++) {
 		memset(rig_data(&r, RIG_DATA), (int)i + 1, 16384);
-		assert_int_equal(
-		    rig_do(&r, writes[i], 0, i * 32, 32, RIG_DATA, 16384), RIG_DONE);
+		assert_int_equal(rig_do(&r, writes[i], 0, i * 32, 32, RIG_DATA, 16384), RIG_DONE);
 		assert_true(r.seen & AHCI_IS_DHRS);
 		assert_int_equal(rig_prdbc(&r, 0), 16384);
 		for (size_t j = 0; j < ARRAY_SIZE(reads); j++) {
 			memset(rig_data(&r, RIG_DATA + 16384), 0, 16384);
-			assert_int_equal(rig_do(&r, reads[j], 0, i * 32, 32, RIG_DATA + 16384, 16384),
-			    RIG_DONE);
+			assert_int_equal(
+			    rig_do(&r, reads[j], 0, i * 32, 32, RIG_DATA + 16384, 16384), RIG_DONE);
 			assert_memory_equal(
 			    rig_data(&r, RIG_DATA), rig_data(&r, RIG_DATA + 16384), 16384);
 		}
@@ -162,8 +160,7 @@ test_unknown(void **state)
 		rig_aborts(&r, codes[i], 0, 0, 0);
 		/* NCQ NON-DATA is queued: its error is. */
 		if (codes[i] == 0x63)
-			assert_int_equal(
-			    rig_do(&r, 0x2f, 0, 0x10, 1, RIG_DATA, 512), RIG_DONE);
+			assert_int_equal(rig_do(&r, 0x2f, 0, 0x10, 1, RIG_DATA, 512), RIG_DONE);
 	}
 	rig_done(&r);
 }

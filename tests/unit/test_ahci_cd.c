@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #define BLOCKS 1000u
-#define CD_2M "pci.0.3.0.device=ahci-cd", "pci.0.3.0.port.0.ram=2"
+#define CD_2M  "pci.0.3.0.device=ahci-cd", "pci.0.3.0.port.0.ram=2"
 
 #define CDB(...) ((const uint8_t[16]){ __VA_ARGS__ })
 
@@ -96,9 +96,10 @@ test_inquiry(void **state)
 	good(&r, CDB(0xa0, 0, 0, 0, 0, 0, 0, 0, 0, 16), 16);
 	assert_int_equal(p[3], 8);
 	/* By PIO. */
-	assert_int_equal(rig_do_fis(&r, &(struct fis_h2d){ .type = FIS_H2D, .flags = FIS_H2D_COMMAND,
-					    .command = 0xa0 },
-			     CDB(0x12, 0, 0, 0, 36), RIG_DATA, 36),
+	assert_int_equal(
+	    rig_do_fis(&r,
+		&(struct fis_h2d){ .type = FIS_H2D, .flags = FIS_H2D_COMMAND, .command = 0xa0 },
+		CDB(0x12, 0, 0, 0, 36), RIG_DATA, 36),
 	    RIG_DONE);
 	assert_true(r.seen & AHCI_IS_PSS);
 	rig_done(&r);
@@ -147,8 +148,9 @@ test_contents(void **state)
 	cd_start(&r);
 	p = rig_data(&r, RIG_DATA);
 	good(&r, CDB(0x43, 0, 0, 0, 0, 0, 0, 0, 64), 64);
-	assert_memory_equal(p, ((const uint8_t[]){ 0, 18, 1, 1, 0, 0x14, 1, 0, 0, 0, 0, 0, 0, 0x14,
-				   0xaa, 0, 0, 0, 4, 0 }),
+	assert_memory_equal(p,
+	    ((const uint8_t[]){
+		0, 18, 1, 1, 0, 0x14, 1, 0, 0, 0, 0, 0, 0, 0x14, 0xaa, 0, 0, 0, 4, 0 }),
 	    20);
 	good(&r, CDB(0x43, 2, 0, 0, 0, 0, 0xaa, 0, 64), 64);
 	assert_memory_equal(
@@ -280,9 +282,9 @@ cd_create(struct ahci_rig *r, const char *path)
 	return rig_create(r, (const char *const[]){ "pci.0.3.0.device=ahci-cd", line, NULL });
 }
 
-#define EJECT CDB(0x1b, 0, 0, 0, 2)
-#define LOAD CDB(0x1b, 0, 0, 0, 3)
-#define LOCK CDB(0x1e, 0, 0, 0, 1)
+#define EJECT  CDB(0x1b, 0, 0, 0, 2)
+#define LOAD   CDB(0x1b, 0, 0, 0, 3)
+#define LOCK   CDB(0x1e, 0, 0, 0, 1)
 #define UNLOCK CDB(0x1e)
 
 static void
