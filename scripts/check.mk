@@ -2,7 +2,7 @@
 # long the fuzzers run.
 
 DEPS_CHECK := libcmocka-dev clang llvm libclang-rt-14-dev python3 python3-pytest python3-pexpect acpica-tools \
-	binutils mandoc nbdkit qemu-utils
+	binutils mandoc nbdkit qemu-utils e2fsprogs
 
 FUZZ_SRCS := $(sort $(wildcard tests/fuzz/fuzz_*.c))
 FUZZERS := $(FUZZ_SRCS:tests/fuzz/%.c=$O/fuzz/bin/%)

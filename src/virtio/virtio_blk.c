@@ -260,10 +260,11 @@ static bool
 virtio_blk_status_find(struct virtio_blk_req *r)
 {
 	struct virtq_chain *c = &r->chain;
-	struct iovec *last = &c->in[c->ins - 1];
+	struct iovec *last;
 
 	if (c->ins == 0)
 		return false;
+	last = &c->in[c->ins - 1];
 	r->status = (uint8_t *)last->iov_base + last->iov_len - 1;
 	r->status_shared = last->iov_len > 1;
 	if (r->status_shared)

@@ -36,12 +36,13 @@ class Guest:
         assert g.poweroff() == 1
     """
 
-    def __init__(self, flavour="cloud", memory="512M", cmdline="", args=(), cpus=1, quiet=True):
+    def __init__(self, flavour="cloud", memory="512M", cmdline="", args=(), cpus=1, quiet=True,
+                 initrd="initramfs"):
         k = kernel(flavour)
         words = "console=ttyS0 " + ("quiet " if quiet else "") + cmdline
         argv = ["-c", str(cpus), "-m", memory, "-H", "-s", "0,hostbridge", "-s", "31,lpc",
                 "-l", "com1,stdio", "-o", f"boot.kernel={k}/vmlinuz",
-                "-o", f"boot.initrd={k}/initramfs", "-o", f"boot.cmdline={words}", *args, "test"]
+                "-o", f"boot.initrd={k}/{initrd}", "-o", f"boot.cmdline={words}", *args, "test"]
         self.log = tempfile.TemporaryFile("w+")
         self.p = pexpect.spawn(BHYVE, argv, timeout=TIMEOUT, encoding="utf-8",
                                codec_errors="replace", echo=False, dimensions=(50, 200))
