@@ -294,6 +294,7 @@ void
 block_submit(struct block *b, struct block_req *req)
 {
 	req->disk = b;
+	req->cancels = atomic_load(&b->cancels);
 	atomic_fetch_add_explicit(&b->outstanding, 1, memory_order_relaxed);
 	if (pthread_equal(pthread_self(), b->thread)) {
 		block_start(b, req);
@@ -452,10 +453,16 @@ static void
 block_cancel_run(void *ctx)
 {
 	struct block *b = ctx;
-	struct block_req *req;
+	struct block_req *req = b->waiting.first, *next;
 
-	while ((req = block_req_list_take(&b->waiting)) != NULL)
-		block_done(req, -ECANCELED);
+	block_req_list_init(&b->waiting);
+	for (; req != NULL; req = next) {
+		next = req->next;
+		if (block_is_cancelled(req))
+			block_done(req, -ECANCELED);
+		else
+			block_req_list_add(&b->waiting, req);
+	}
 	if (b->backend->cancel != NULL)
 		b->backend->cancel(b);
 }
@@ -463,6 +470,7 @@ block_cancel_run(void *ctx)
 void
 block_cancel(struct block *b)
 {
+	atomic_fetch_add(&b->cancels, 1);
 	block_post(b, &b->cancel_work);
 }
 

@@ -166,6 +166,7 @@ struct block_req {
 	struct block_req *next; /* in a list of block_impl.h */
 	struct block_work work; /* on its way to the disk's thread */
 	int err;
+	uint32_t cancels; /* of the disk, when the request was submitted */
 	enum block_op host_op; /* what is asked of the back end */
 	unsigned host_flags;
 	uint64_t pos; /* bytes done */
@@ -188,8 +189,8 @@ void block_submit(struct block *b, struct block_req *req);
 void block_drain_post(struct block *b, struct block_work *w);
 /* Waits for the same. Not on the disk's thread, nor with a lock held that a callback takes. */
 void block_drain(struct block *b);
-/* Has requests that the host has not got yet, or that wait for a lost server, complete with
- * -ECANCELED. Others complete as usual. Call it before a drain to shorten that. */
+/* Has requests submitted before that the host has not got yet, or that wait for a lost server,
+ * complete with -ECANCELED. Others complete as usual. Call it before a drain to shorten that. */
 void block_cancel(struct block *b);
 
 /* --- Statistics --- */

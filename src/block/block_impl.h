@@ -58,7 +58,8 @@ struct block_backend {
 	 * until there is something, or block_wake() is called. NULL: only start() and works do
 	 * something. */
 	void (*poll)(struct block *b, bool wait);
-	/* Completes with -ECANCELED what the host does not have. May be NULL. */
+	/* Completes with -ECANCELED what the host does not have, of what block_is_cancelled() says
+	 * so of. May be NULL. */
 	void (*cancel)(struct block *b);
 	/* The size now, into *size. 0 or -errno. NULL: it never changes. */
 	int (*size)(struct block *b, uint64_t *size);
@@ -100,6 +101,7 @@ struct block {
 
 	_Atomic uint64_t size;
 	_Atomic uint64_t outstanding; /* requests submitted and not called back */
+	_Atomic uint32_t cancels; /* calls of block_cancel() */
 	struct block_counters count;
 
 	/* From all threads to the disk's: a stack, newest first. */
@@ -130,6 +132,14 @@ void block_sleep(struct block *b);
 
 /* The disk's thread: the request ended with 0 or -errno. */
 void block_complete(struct block_req *req, int err);
+
+/* The disk's thread: whether block_cancel() was called since the request was submitted. A new owner of
+ * the disk may submit before the work that cancels the old one's requests gets its turn. */
+static inline bool
+block_is_cancelled(const struct block_req *req)
+{
+	return req->cancels != atomic_load(&req->disk->cancels);
+}
 
 static inline void
 block_count(_Atomic uint64_t *counter, uint64_t n)

@@ -526,8 +526,16 @@ static void
 block_nbd_cancel(struct block *b)
 {
 	struct nbd *n = b->priv;
+	struct block_req *req = n->stalled.first, *next;
 
-	block_nbd_stalled_end(n, -ECANCELED);
+	block_req_list_init(&n->stalled);
+	for (; req != NULL; req = next) {
+		next = req->next;
+		if (block_is_cancelled(req))
+			block_nbd_end(req, -ECANCELED);
+		else
+			block_req_list_add(&n->stalled, req);
+	}
 }
 
 /* --- Opening and closing --- */

@@ -372,6 +372,50 @@ check_drain(struct disk *d, bool cancel)
 	free(f);
 }
 
+/* A work that was posted before block_cancel() and runs first may submit what was asked for later. */
+struct late {
+	struct disk *d;
+	struct block_work hold, kick;
+	sem_t go;
+	struct io io;
+};
+
+static void
+late_hold(void *ctx)
+{
+	struct late *l = ctx;
+
+	rig_wait(&l->go);
+}
+
+static void
+late_kick(void *ctx)
+{
+	struct late *l = ctx;
+
+	io_submit(l->d, &l->io);
+}
+
+static void
+check_cancel_is_past(struct disk *d)
+{
+	static uint8_t buf[4096] __attribute__((aligned(4096)));
+	struct iovec iov = { buf, sizeof(buf) };
+	struct late l = { .d = d, .io = { .req = { .op = BLOCK_READ, .len = sizeof(buf),
+					      .iov = &iov, .iovcnt = 1 } } };
+
+	sem_init(&l.go, 0, 0);
+	block_work_init(&l.hold, late_hold, &l);
+	block_work_init(&l.kick, late_kick, &l);
+	block_post(d->b, &l.hold);
+	block_post(d->b, &l.kick);
+	block_cancel(d->b);
+	sem_post(&l.go);
+	block_drain(d->b);
+	assert_int_equal(io_wait(&l.io), 0);
+	sem_destroy(&l.go);
+}
+
 static void
 test_drain(void **state)
 {
@@ -379,6 +423,7 @@ test_drain(void **state)
 		kind_open(k, "");
 		check_drain(&k->disk, false);
 		check_drain(&k->disk, true);
+		check_cancel_is_past(&k->disk);
 		block_drain(k->disk.b);
 		kind_close(k);
 	}
