@@ -155,14 +155,24 @@ virtio_config_write(struct virtio_dev *vd, uint64_t off, int size, uint64_t val)
 
 /* --- Broken by the driver --- */
 
-void
-virtio_broken(struct virtio_dev *vd, const char *what)
+uint8_t
+virtio_broken_set(struct virtio_dev *vd)
 {
-	uint8_t old = atomic_fetch_or(&vd->status, VIRTIO_STATUS_NEEDS_RESET);
+	return atomic_fetch_or(&vd->status, VIRTIO_STATUS_NEEDS_RESET);
+}
 
+void
+virtio_broken_tell(struct virtio_dev *vd, uint8_t old, const char *what)
+{
 	log_guest(virtio_name(vd), "needs a reset: %s", what);
 	if ((old & VIRTIO_STATUS_DRIVER_OK) && !(old & VIRTIO_STATUS_NEEDS_RESET))
 		virtio_interrupt(vd, atomic_load(&vd->config_vector), VIRTIO_ISR_CONFIG);
+}
+
+void
+virtio_broken(struct virtio_dev *vd, const char *what)
+{
+	virtio_broken_tell(vd, virtio_broken_set(vd), what);
 }
 
 /* --- Reset --- */

@@ -176,7 +176,8 @@ void virtio_config_set(struct virtio_dev *vd, size_t off, const void *data, size
 void virtio_config_get(struct virtio_dev *vd, size_t off, void *data, size_t len);
 
 /* The driver broke the protocol in a way that this device cannot go on from: the device needs a
- * reset (VIRTIO 1.2, 2.1.2), and its queues have no more chains until then. what is for the log. */
+ * reset (VIRTIO 1.2, 2.1.2), and its queues have no more chains until then. what is for the log. Device
+ * locked, or with a chain out, for which a reset waits. */
 void virtio_broken(struct virtio_dev *vd, const char *what);
 
 /* --- Queues; any thread --- */

@@ -118,6 +118,11 @@ void virtio_queue_notify(struct virtio_dev *vd, unsigned n);
 uint8_t virtio_isr_read(struct virtio_dev *vd);
 /* Interrupts through vector, or the pin and these bits of ISR status. Any thread. */
 void virtio_interrupt(struct virtio_dev *vd, uint16_t vector, uint8_t isr);
+/* virtio_broken() in two steps: sets NEEDS_RESET and returns device status before; tells of it. The first
+ * is for where no reset can be over, or the bit would outlive it: a chain is out, or the lock of a queue
+ * that is enabled is held. Any thread. */
+uint8_t virtio_broken_set(struct virtio_dev *vd);
+void virtio_broken_tell(struct virtio_dev *vd, uint8_t old, const char *what);
 uint8_t virtio_generation(struct virtio_dev *vd);
 /* Accesses to the configuration, wherever off is. */
 uint64_t virtio_config_read(struct virtio_dev *vd, uint64_t off, int size);

@@ -145,6 +145,7 @@ virtq_pop(struct virtq *q, struct virtq_chain *c, struct iovec *iov, int iov_max
 {
 	struct virtq_walk w = { q, c, iov, iov_max };
 	const char *why = NULL;
+	uint8_t status = 0;
 	int n = 0;
 
 	*c = (struct virtq_chain){ .out = iov };
@@ -157,9 +158,11 @@ virtq_pop(struct virtq *q, struct virtq_chain *c, struct iovec *iov, int iov_max
 	}
 	if (n > 0)
 		atomic_fetch_add(&q->out, c->slots);
+	else if (n < 0)
+		status = virtio_broken_set(q->vd);
 	pthread_mutex_unlock(&q->lock);
 	if (n < 0)
-		virtio_broken(q->vd, why);
+		virtio_broken_tell(q->vd, status, why);
 	c->in = c->out + c->outs;
 	return n > 0;
 }
