@@ -60,6 +60,11 @@
 #ifndef BLOCK_BLOCK_H
 #define BLOCK_BLOCK_H
 
+/* Their names, for a device's own list of variables. */
+#define BLOCK_VARS                                                                                 \
+	"path", "ram", "ro", "nocache", "direct", "sync", "sectorsize", "nodelete", "discard",     \
+	    "detect_zeroes", "bootindex", "reconnect", "aio"
+
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>

@@ -14,6 +14,7 @@ const struct pci_dev_ops *const pci_models[] = {
 	&amd_hostbridge_ops,
 	&hostbridge_ops,
 	&lpc_ops,
+	&nvme_ops,
 	&virtio_blk_ops,
 	NULL,
 };

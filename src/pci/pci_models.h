@@ -13,6 +13,7 @@ extern const struct pci_dev_ops ahci_hd_ops;
 extern const struct pci_dev_ops amd_hostbridge_ops;
 extern const struct pci_dev_ops hostbridge_ops;
 extern const struct pci_dev_ops lpc_ops;
+extern const struct pci_dev_ops nvme_ops;
 extern const struct pci_dev_ops virtio_blk_ops;
 
 #endif
