@@ -1,5 +1,5 @@
-# Libraries that bhyve is built without where they are absent (HAVE_LIBURING= HAVE_LIBNBD=: though they
-# are there): src/block/.
+# Libraries that bhyve is built without where they are absent (HAVE_LIBURING= HAVE_LIBNBD= HAVE_LIBSLIRP=:
+# though they are there): src/block/, src/netif/.
 
 have = $(shell printf '\043include <%s>\n' $1 | $(CC) -E -o /dev/null - 2>/dev/null && echo 1)
 
@@ -9,6 +9,11 @@ endif
 ifeq ($(origin HAVE_LIBNBD),undefined)
 HAVE_LIBNBD := $(call have,libnbd.h)
 endif
+ifeq ($(origin HAVE_LIBSLIRP),undefined)
+HAVE_LIBSLIRP := $(call have,slirp/libslirp.h)
+endif
 
-ALL_CFLAGS += $(if $(HAVE_LIBURING),-DHAVE_LIBURING) $(if $(HAVE_LIBNBD),-DHAVE_LIBNBD)
-LIBS += $(if $(HAVE_LIBURING),-luring) $(if $(HAVE_LIBNBD),-lnbd)
+ALL_CFLAGS += $(if $(HAVE_LIBURING),-DHAVE_LIBURING) $(if $(HAVE_LIBNBD),-DHAVE_LIBNBD) \
+	$(if $(HAVE_LIBSLIRP),-DHAVE_LIBSLIRP)
+LIBS += $(if $(HAVE_LIBURING),-luring) $(if $(HAVE_LIBNBD),-lnbd) \
+	$(if $(HAVE_LIBSLIRP),-lslirp)

@@ -2,7 +2,7 @@
 
 GUEST := $O/guest
 JOBS := $(shell nproc)
-DEPS_BUILD := gcc libc6-dev make liburing-dev libnbd-dev
+DEPS_BUILD := gcc libc6-dev make liburing-dev libnbd-dev libslirp-dev
 DEPS_GUEST := cpio kmod
 KERNELS := cloud amd64 i386
 KERNEL_PKG_cloud := linux-image-cloud-amd64
