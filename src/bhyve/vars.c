@@ -115,11 +115,11 @@ static const struct var vars_table[] = {
 	VARS_COM(3),
 	VARS_COM(4),
 	{ .name = "lpc.pc-testdev", .option = "-l pc-testdev", .type = VAR_BOOL },
-	{ .name = "lpc.pcireg.vendor" },
-	{ .name = "lpc.pcireg.device" },
-	{ .name = "lpc.pcireg.revid" },
-	{ .name = "lpc.pcireg.subvendor" },
-	{ .name = "lpc.pcireg.subdevice" },
+	{ .name = "lpc.pcireg.vendor", .type = VAR_PCIREG },
+	{ .name = "lpc.pcireg.device", .type = VAR_PCIREG },
+	{ .name = "lpc.pcireg.revid", .type = VAR_PCIREG },
+	{ .name = "lpc.pcireg.subvendor", .type = VAR_PCIREG },
+	{ .name = "lpc.pcireg.subdevice", .type = VAR_PCIREG },
 	{ .name = "tpm.*", .option = "-l tpm", VARS_NO_TPM },
 	{ .name = "keyboard.layout", .option = "-K", VARS_NO_DISPLAY },
 	{ .name = "virtio_msix", .option = "-W", .type = VAR_BOOL },
@@ -289,6 +289,7 @@ vars_check_value(const struct config *root, const struct var *var, const char *p
 		return 0;
 	case VAR_SIZE: return vars_memory(root, &number);
 	case VAR_ENGINE: return vars_check_engine(path, value);
+	case VAR_PCIREG: return pci_id_check(root, path);
 	case VAR_TEXT: return 0;
 	}
 	return 0;
@@ -377,7 +378,10 @@ vars_check_pci(const struct config *root, const char *path)
 		log_error(where, "expected bus 0: there is no other");
 		return -EINVAL;
 	}
-	return vars_is_models(ops, path + end) ? 0 : vars_check_unknown(root, path);
+	if (!vars_is_models(ops, path + end))
+		return vars_check_unknown(root, path);
+	/* What other values can be, the model knows. */
+	return strncmp(path + end, "pcireg.", 7) == 0 ? pci_id_check(root, path) : 0;
 }
 
 /* --- The tree --- */
@@ -399,7 +403,7 @@ vars_check_leaf(const struct config *root, const char *path)
 		return -EINVAL;
 	}
 	if (is_pci)
-		return 0; /* what values it can have, its model knows */
+		return 0;
 	var = vars_find(path);
 	if (var == NULL)
 		return vars_check_unknown(root, path);

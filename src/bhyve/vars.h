@@ -21,6 +21,7 @@ enum var_type {
 	VAR_UUID,
 	VAR_LINE, /* a serial line's other end, empty for none: chardev.h */
 	VAR_ENGINE, /* "auto" or an engine's name */
+	VAR_PCIREG, /* a register of a PCI device's identity: pci_id_check() */
 };
 
 struct var {

@@ -107,11 +107,23 @@ pci_id_host(const char *host, const char *file, uint64_t *out)
 	return 0;
 }
 
-/* The variable of a register below node, or the host's own if it says so: -ENOENT when there is
- * none. */
+/* Registers that variables can set. */
+static const struct pci_id_reg {
+	const char *name, *file; /* of the variable, of sysfs */
+	uint16_t max;
+} pci_id_regs[] = {
+	{ "vendor", "vendor", UINT16_MAX },
+	{ "device", "device", UINT16_MAX },
+	{ "revid", "revision", UINT8_MAX },
+	{ "subvendor", "subsystem_vendor", UINT16_MAX },
+	{ "subdevice", "subsystem_device", UINT16_MAX },
+};
+
+/* The value of a register's variable, -ENOENT when it is not set. "host" is read from the host's device,
+ * or only accepted if host is NULL. */
 static int
-pci_id_variable(const struct config *node, const char *path, const char *host, const char *file,
-    uint64_t max, uint64_t *out)
+pci_id_value(const struct config *node, const char *path, const struct pci_id_reg *reg,
+    const char *host, uint64_t *out)
 {
 	const char *above = config_path(node), *text = config_get(node, path);
 	char who[128];
@@ -121,16 +133,30 @@ pci_id_variable(const struct config *node, const char *path, const char *host, c
 		return -ENOENT;
 	snprintf(who, sizeof(who), "%s%s%s", above, above[0] != '\0' ? "." : "", path);
 	if (strcmp(text, "host") == 0) {
-		err = pci_id_host(host, file, out);
+		err = host != NULL ? pci_id_host(host, reg->file, out) : 0;
 		if (err == 0)
 			return 0;
 		log_error(who, "'host': cannot read it from the host's device %s: %s", host,
 		    strerror(-err));
 		return -EINVAL;
 	}
-	if (config_get_uint(node, path, out) == 0 && *out <= max)
+	if (config_get_uint(node, path, out) == 0 && *out <= reg->max)
 		return 0;
-	log_error(who, "'%.32s': expected 0 to 0x%x, or host", text, (unsigned)max);
+	log_error(who, "'%.32s': expected 0 to 0x%x, or host", text, (unsigned)reg->max);
+	return -EINVAL;
+}
+
+int
+pci_id_check(const struct config *root, const char *path)
+{
+	const char *dot = strrchr(path, '.');
+	uint64_t val;
+
+	for (size_t i = 0; dot != NULL && i < ARRAY_SIZE(pci_id_regs); i++) {
+		if (strcmp(dot + 1, pci_id_regs[i].name) == 0)
+			return pci_id_value(root, path, &pci_id_regs[i], NULL, &val);
+	}
+	log_error(path, "expected vendor, device, revid, subvendor or subdevice of a pcireg");
 	return -EINVAL;
 }
 
@@ -138,27 +164,19 @@ int
 pci_id_config(struct pci_id *id, const struct config *node, const char *prefix, const char *host)
 {
 	uint16_t revision = id->revision;
-	const struct {
-		const char *name, *file; /* of the variable, of sysfs */
-		uint16_t max;
-		uint16_t *field;
-	} reg[] = {
-		{ "vendor", "vendor", UINT16_MAX, &id->vendor },
-		{ "device", "device", UINT16_MAX, &id->device },
-		{ "revid", "revision", UINT8_MAX, &revision },
-		{ "subvendor", "subsystem_vendor", UINT16_MAX, &id->subvendor },
-		{ "subdevice", "subsystem_device", UINT16_MAX, &id->subdevice },
-	};
+	uint16_t *const field[ARRAY_SIZE(pci_id_regs)] = { &id->vendor, &id->device, &revision,
+		&id->subvendor, &id->subdevice };
 
-	for (size_t i = 0; node != NULL && i < ARRAY_SIZE(reg); i++) {
+	for (size_t i = 0; node != NULL && i < ARRAY_SIZE(pci_id_regs); i++) {
+		const struct pci_id_reg *reg = &pci_id_regs[i];
 		char path[64];
 		uint64_t val;
 		int err;
 
-		snprintf(path, sizeof(path), "%s.%s", prefix, reg[i].name);
-		err = pci_id_variable(node, path, host, reg[i].file, reg[i].max, &val);
+		snprintf(path, sizeof(path), "%s.%s", prefix, reg->name);
+		err = pci_id_value(node, path, reg, host, &val);
 		if (err == 0)
-			*reg[i].field = (uint16_t)val;
+			*field[i] = (uint16_t)val;
 		else if (err != -ENOENT)
 			return err;
 	}

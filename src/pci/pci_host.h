@@ -67,6 +67,10 @@ const struct pci_layout *pci_layout(const struct pci *pci);
 /* The device in a slot, or NULL. */
 struct pci_dev *pci_find(const struct pci *pci, int slot, int function);
 
+/* Checks a variable with this full path, which sets a register of a device's identity
+ * ("pci.0.3.0.pcireg.vendor"), before any device is made. 0, or -EINVAL after one line to the user. */
+int pci_id_check(const struct config *root, const char *path);
+
 /* All models, a NULL at the end; and the one with this name, or NULL. */
 extern const struct pci_dev_ops *const pci_models[];
 const struct pci_dev_ops *pci_model_find(const char *name);

@@ -50,6 +50,8 @@ void vm_vcpus_destroy(struct vm *vm);
 
 /* Checks the size the user asked for against the host, before anything is made. */
 int vm_mem_check(const struct vm_params *params);
+/* The same of the host CPUs that virtual CPUs are to run on. */
+int vm_vcpus_check(const struct vm_params *params);
 /* Reads RAM or a ROM, what a vCPU's load reaches without the bus; false when any byte is
  * outside. */
 bool vm_mem_load(struct vm *vm, uint64_t gpa, void *buf, uint64_t len);

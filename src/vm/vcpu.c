@@ -107,33 +107,44 @@ vm_vcpu_parse_cpuset(const char *text, cpu_set_t *set)
 	}
 }
 
+/* The host CPUs of virtual CPU id: 0; -ENOENT: any; -EINVAL after one line to the user. */
 static int
-vm_vcpu_read_cpuset(struct vm_vcpu *v)
+vm_vcpu_read_cpuset(const struct config *config, int id, cpu_set_t *set)
 {
-	const struct config *config = v->vm->params.config;
 	char path[32];
 	const char *text;
 	cpu_set_t host;
 
-	snprintf(path, sizeof(path), "vcpu.%d.cpuset", v->id);
+	snprintf(path, sizeof(path), "vcpu.%d.cpuset", id);
 	text = config != NULL ? config_get(config, path) : NULL;
 	if (text == NULL)
-		return 0;
-	if (!vm_vcpu_parse_cpuset(text, &v->cpuset)) {
+		return -ENOENT;
+	if (!vm_vcpu_parse_cpuset(text, set)) {
 		log_error(path, "'%s': expected a list of host CPUs such as 0,2-3", text);
 		return -EINVAL;
 	}
 	/* Fails where the kernel knows more CPUs than a cpu_set_t; pthread_create() checks too. */
 	if (sched_getaffinity(0, sizeof(host), &host) == 0) {
-		CPU_AND(&host, &host, &v->cpuset);
+		CPU_AND(&host, &host, set);
 		if (CPU_COUNT(&host) == 0) {
 			log_error(path, "'%s': this process may run on none of these host CPUs",
 			    text);
 			return -EINVAL;
 		}
 	}
-	v->pinned = true;
 	return 0;
+}
+
+int
+vm_vcpus_check(const struct vm_params *params)
+{
+	const struct x86_topology *topo = &params->topo;
+	int n = (int)(topo->sockets * topo->cores * topo->threads), err = 0;
+	cpu_set_t set;
+
+	for (int i = 0; i < n && (err == 0 || err == -ENOENT); i++)
+		err = vm_vcpu_read_cpuset(params->config, i, &set);
+	return err == -ENOENT ? 0 : err;
 }
 
 /* --- Creation --- */
@@ -152,9 +163,7 @@ vm_vcpus_create(struct vm *vm)
 		struct vm_vcpu *v = &all->vcpu[i];
 
 		*v = (struct vm_vcpu){ .vm = vm, .id = i, .sipi = -1, .wait_sipi = i != 0 };
-		err = vm_vcpu_read_cpuset(v);
-		if (err != 0)
-			return err;
+		v->pinned = vm_vcpu_read_cpuset(vm->params.config, i, &v->cpuset) == 0;
 		err = vm->params.engine->vcpu_create(vm->engine, i, &v->engine);
 		if (err != 0)
 			return err;

@@ -58,6 +58,8 @@ vm_create(const struct vm_params *params, struct vm **out)
 	err = vm_topology_check(&params->topo);
 	if (err == 0)
 		err = vm_mem_check(params);
+	if (err == 0)
+		err = vm_vcpus_check(params);
 	if (err != 0)
 		return err;
 	vm = calloc(1, sizeof(*vm));
