@@ -8,45 +8,15 @@
  * without a guest. "inline": callbacks submit the next request themselves: what the disk's thread
  * can do at most.
  */
-#include "base/bits.h"
+#include "bench_fio.h"
+
 #include "base/config.h"
 #include "block/block.h"
 #include "vm/loop.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <semaphore.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/resource.h>
 #include <time.h>
-#include <unistd.h>
-
-#define BENCH_SIZE      MIB(1024)
-#define BENCH_DEPTH_MAX 64
-#define BENCH_ROUNDS    3
-
-struct bench_case {
-	const char *name, *fio_rw;
-	enum block_op op;
-	bool random;
-	unsigned len, depth;
-};
-
-static const struct bench_case bench_cases[] = {
-	{ "4k random read, depth 1", "randread", BLOCK_READ, true, 4096, 1 },
-	{ "4k random read, depth 32", "randread", BLOCK_READ, true, 4096, 32 },
-	{ "4k random write, depth 1", "randwrite", BLOCK_WRITE, true, 4096, 1 },
-	{ "4k random write, depth 32", "randwrite", BLOCK_WRITE, true, 4096, 32 },
-	{ "256k read, depth 8", "read", BLOCK_READ, false, 262144, 8 },
-	{ "256k write, depth 8", "write", BLOCK_WRITE, false, 262144, 8 },
-};
-
-struct bench_result {
-	double iops, cpu_us; /* per I/O */
-};
 
 struct bench;
 
@@ -69,17 +39,6 @@ struct bench {
 	sem_t woken, over;
 };
 
-static uint64_t
-bench_offset(struct bench *b)
-{
-	uint64_t blocks = BENCH_SIZE / b->c->len;
-
-	if (!b->c->random)
-		return b->at++ % blocks * b->c->len;
-	b->seed = b->seed * 6364136223846793005u + 1442695040888963407u;
-	return (b->seed >> 33) % blocks * b->c->len;
-}
-
 static void
 bench_push(_Atomic(struct bench_slot *) *list, struct bench_slot *s)
 {
@@ -93,7 +52,7 @@ bench_push(_Atomic(struct bench_slot *) *list, struct bench_slot *s)
 static void
 bench_submit(struct bench *b, struct bench_slot *s)
 {
-	s->req.offset = bench_offset(b);
+	s->req.offset = bench_offset(b->c, &b->at, &b->seed);
 	block_submit(b->disk, &s->req);
 }
 
@@ -162,16 +121,6 @@ bench_driver(void *ctx)
 	return NULL;
 }
 
-static double
-bench_cpu_s(void)
-{
-	struct rusage u;
-
-	getrusage(RUSAGE_SELF, &u);
-	return (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) +
-	    (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) / 1e6;
-}
-
 static void
 bench_prepare(struct bench *b, uint8_t *mem)
 {
@@ -179,7 +128,7 @@ bench_prepare(struct bench *b, uint8_t *mem)
 		struct bench_slot *s = &b->slots[i];
 
 		s->iov = (struct iovec){ mem + (uint64_t)i * b->c->len, b->c->len };
-		s->req = (struct block_req){ .op = b->c->op,
+		s->req = (struct block_req){ .op = b->c->write ? BLOCK_WRITE : BLOCK_READ,
 			.len = b->c->len,
 			.iov = &s->iov,
 			.iovcnt = 1,
@@ -219,57 +168,6 @@ bench_run(struct block *disk, const struct bench_case *c, bool inline_mode, uint
 	return r;
 }
 
-/* The same by fio; its terse output has IOPS in fields 8 and 49, CPU per cent in 88 and 89. */
-static struct bench_result
-bench_fio(const char *path, const struct bench_case *c, unsigned seconds)
-{
-	struct bench_result r = { 0 };
-	char command[512], line[8192], *field, *rest = line;
-	double user = 0, sys = 0;
-	FILE *in;
-
-	snprintf(command, sizeof(command),
-	    "fio --name=x --filename='%s' --size=%llu --ioengine=io_uring --direct=1 --time_based "
-	    "--runtime=%u "
-	    "--rw=%s --bs=%u --iodepth=%u --output-format=terse --terse-version=3 2>/dev/null",
-	    path, (unsigned long long)BENCH_SIZE, seconds, c->fio_rw, c->len, c->depth);
-	in = popen(command, "r");
-	if (in == NULL)
-		return r;
-	if (fgets(line, sizeof(line), in) != NULL) {
-		for (int i = 1; (field = strsep(&rest, ";")) != NULL; i++) {
-			if (i == 8 || i == 49)
-				r.iops += atof(field);
-			else if (i == 88)
-				user = atof(field);
-			else if (i == 89)
-				sys = atof(field);
-		}
-	}
-	pclose(in);
-	if (r.iops != 0)
-		r.cpu_us = (user + sys) * 1e4 / r.iops;
-	return r;
-}
-
-static int
-bench_file(const char *path)
-{
-	static uint8_t chunk[1 << 20];
-	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-
-	if (fd < 0)
-		return -errno;
-	memset(chunk, 0x5a, sizeof(chunk));
-	for (uint64_t at = 0; at < BENCH_SIZE; at += sizeof(chunk)) {
-		if (pwrite(fd, chunk, sizeof(chunk), (off_t)at) != (ssize_t)sizeof(chunk))
-			return -EIO;
-	}
-	fsync(fd);
-	close(fd);
-	return 0;
-}
-
 static struct block *
 bench_open(struct vm_loop *loop, const char *path)
 {
@@ -281,14 +179,6 @@ bench_open(struct vm_loop *loop, const char *path)
 	(void)block_open(loop, cfg, "bench_block", &disk);
 	config_destroy(cfg);
 	return disk;
-}
-
-static int
-bench_compare(const void *a, const void *b)
-{
-	const struct bench_result *x = a, *y = b;
-
-	return (x->iops > y->iops) - (x->iops < y->iops);
 }
 
 static void
@@ -306,11 +196,9 @@ bench_case_run(struct block *disk, const char *path, const struct bench_case *c,
 					     : bench_run(disk, c, who == 2, mem, seconds);
 		}
 	}
-	for (int who = 0; who < 3; who++)
-		qsort(r[who], BENCH_ROUNDS, sizeof(r[who][0]), bench_compare);
-	fio = r[0][BENCH_ROUNDS / 2];
-	dev = r[1][BENCH_ROUNDS / 2];
-	in = r[2][BENCH_ROUNDS / 2];
+	fio = bench_median(r[0]);
+	dev = bench_median(r[1]);
+	in = bench_median(r[2]);
 	printf("%-26s %9.0f %6.1f %9.0f %6.1f %9.0f %6.1f %7.0f%%\n", c->name, fio.iops, fio.cpu_us,
 	    dev.iops, dev.cpu_us, in.iops, in.cpu_us,
 	    fio.iops != 0 ? dev.iops * 100 / fio.iops : 0);
@@ -321,7 +209,7 @@ int
 main(int argc, char **argv)
 {
 	unsigned seconds = argc > 2 ? (unsigned)atoi(argv[2]) : 3;
-	uint8_t *mem = aligned_alloc(4096, BENCH_DEPTH_MAX * 262144);
+	uint8_t *mem = aligned_alloc(4096, BENCH_DEPTH_MAX * BENCH_LEN_MAX);
 	struct vm_loop *loop = vm_loop_create();
 	struct block *disk;
 
@@ -329,7 +217,7 @@ main(int argc, char **argv)
 		fprintf(stderr, "usage: bench_block FILE [SECONDS]\n");
 		return 1;
 	}
-	memset(mem, 0x5a, BENCH_DEPTH_MAX * 262144);
+	memset(mem, 0x5a, BENCH_DEPTH_MAX * BENCH_LEN_MAX);
 	disk = bench_open(loop, argv[1]);
 	if (disk == NULL)
 		return 1;

@@ -102,6 +102,10 @@ struct rig {
 	uint32_t interrupts[RIG_QUEUES + 1]; /* by vector; the configuration's is the last */
 	uint32_t line_edges;
 	bool line;
+	/* In place of counting and waking: called on the thread that interrupts, locks of pci/'s held.
+	 * NULL: none. */
+	void (*on_interrupt)(void *arg);
+	void *on_interrupt_arg;
 };
 
 #define RIG_CONFIG_VECTOR RIG_QUEUES
@@ -123,6 +127,10 @@ rig_msi(void *ctx, uint64_t addr, uint32_t data)
 	struct rig *rig = ctx;
 
 	rig_must(data <= RIG_QUEUES, "a message nobody asked for");
+	if (rig->on_interrupt != NULL) {
+		rig->on_interrupt(rig->on_interrupt_arg);
+		return;
+	}
 	pthread_mutex_lock(&rig->lock);
 	rig->interrupts[data]++;
 	pthread_cond_broadcast(&rig->cond);
