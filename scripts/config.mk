@@ -15,5 +15,5 @@ endif
 
 ALL_CFLAGS += $(if $(HAVE_LIBURING),-DHAVE_LIBURING) $(if $(HAVE_LIBNBD),-DHAVE_LIBNBD) \
 	$(if $(HAVE_LIBSLIRP),-DHAVE_LIBSLIRP)
-LIBS += $(if $(HAVE_LIBURING),-luring) $(if $(HAVE_LIBNBD),-lnbd) \
+LIBS += $(if $(HAVE_LIBURING),-luring) \
 	$(if $(HAVE_LIBSLIRP),-lslirp)

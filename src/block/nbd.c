@@ -28,8 +28,9 @@ static const char *const block_nbd_prefixes[] = { "nbd://", "nbds://", "nbd+unix
 
 #ifdef HAVE_LIBNBD
 
+#include "block/nbd_lib.h"
+
 #include <inttypes.h>
-#include <libnbd.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -56,6 +57,7 @@ enum nbd_state {
 
 struct nbd {
 	struct block *b;
+	struct nbd_lib lib;
 	struct nbd_handle *h; /* NULL while down */
 	bool can_flush, can_fua, can_trim, can_zero, read_only;
 	uint64_t size, piece_max;
@@ -147,8 +149,8 @@ block_nbd_send_transfer(struct nbd *n, struct block_req *req, uint32_t fua)
 		return 0;
 	}
 	if (req->host_op == BLOCK_READ)
-		return nbd_aio_pread(n->h, data, req->step.len, off, done, 0);
-	return nbd_aio_pwrite(n->h, data, req->step.len, off, done, fua);
+		return n->lib.nbd_aio_pread(n->h, data, req->step.len, off, done, 0);
+	return n->lib.nbd_aio_pwrite(n->h, data, req->step.len, off, done, fua);
 }
 
 /* Sends the next step of a request; the server is there. -1 as libnbd. */
@@ -162,13 +164,13 @@ block_nbd_send_step(struct nbd *n, struct block_req *req)
 	uint64_t range = MIN(req->len - req->pos, NBD_RANGE_MAX);
 
 	switch (req->host_op) {
-	case BLOCK_FLUSH: req->step.len = n->log.seq; return nbd_aio_flush(n->h, done, 0);
-	case BLOCK_DISCARD: req->step.len = range; return nbd_aio_trim(n->h, range, off, done, 0);
+	case BLOCK_FLUSH: req->step.len = n->log.seq; return n->lib.nbd_aio_flush(n->h, done, 0);
+	case BLOCK_DISCARD: req->step.len = range; return n->lib.nbd_aio_trim(n->h, range, off, done, 0);
 	case BLOCK_WRITE_ZEROES:
 		if (!n->can_zero)
 			return block_nbd_send_transfer(n, req, fua);
 		req->step.len = range;
-		return nbd_aio_zero(n->h, range, off, done, fua | hole);
+		return n->lib.nbd_aio_zero(n->h, range, off, done, fua | hole);
 	case BLOCK_READ:
 	case BLOCK_WRITE: return block_nbd_send_transfer(n, req, fua);
 	case BLOCK_OPS: break;
@@ -201,8 +203,8 @@ block_nbd_send(struct nbd *n, struct block_req *req)
 		return;
 	}
 	if (block_nbd_send_step(n, req) == -1) {
-		req->step.result = nbd_aio_is_ready(n->h) || nbd_aio_is_processing(n->h)
-		    ? -MAX(nbd_get_errno(), 1)
+		req->step.result = n->lib.nbd_aio_is_ready(n->h) || n->lib.nbd_aio_is_processing(n->h)
+		    ? -MAX(n->lib.nbd_get_errno(), 1)
 		    : -ENOTCONN;
 		block_req_list_add(&n->answered, req);
 	}
@@ -314,7 +316,7 @@ block_nbd_own_flush(struct nbd *n)
 	if (n->state != NBD_UP || n->flushing || n->flush_err != 0 || n->log.bytes < NBD_LOG_FLUSH)
 		return;
 	n->flush_seq = n->log.seq;
-	n->flushing = nbd_aio_flush(n->h, done, 0) != -1;
+	n->flushing = n->lib.nbd_aio_flush(n->h, done, 0) != -1;
 }
 
 /* Sends the next entry of the log again, or is through with it. */
@@ -335,10 +337,10 @@ block_nbd_replay(struct nbd *n)
 		return;
 	}
 	if (e->zeroes && n->can_zero)
-		sent = nbd_aio_zero(
+		sent = n->lib.nbd_aio_zero(
 		    n->h, e->len, e->offset, done, e->unmap ? 0 : LIBNBD_CMD_FLAG_NO_HOLE);
 	else
-		sent = nbd_aio_pwrite(n->h, e->data, e->len, e->offset, done, 0);
+		sent = n->lib.nbd_aio_pwrite(n->h, e->data, e->len, e->offset, done, 0);
 	if (sent == -1) {
 		n->own_answered = true;
 		n->own_err = ENOTCONN;
@@ -380,7 +382,7 @@ block_nbd_lost(struct nbd *n, const char *why)
 		n->lost_ms = now;
 		n->backoff_ms = NBD_RETRY_MIN_MS;
 	}
-	nbd_close(n->h);
+	n->lib.nbd_close(n->h);
 	n->h = NULL;
 	n->state = NBD_DOWN;
 	if (n->log.missing != 0 && n->flush_err == 0)
@@ -397,7 +399,7 @@ block_nbd_lost(struct nbd *n, const char *why)
 static void
 block_nbd_watch_silence(struct nbd *n)
 {
-	int fd = nbd_aio_get_fd(n->h), on = 1, ms = NBD_SILENCE_MS;
+	int fd = n->lib.nbd_aio_get_fd(n->h), on = 1, ms = NBD_SILENCE_MS;
 
 	(void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
 	(void)setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &ms, sizeof(ms));
@@ -406,23 +408,23 @@ block_nbd_watch_silence(struct nbd *n)
 static void
 block_nbd_reconnect(struct nbd *n)
 {
-	n->h = nbd_create();
+	n->h = n->lib.nbd_create();
 	if (n->h == NULL) {
 		n->retry_ms = block_nbd_now_ms() + NBD_RETRY_MAX_MS;
 		return;
 	}
 	n->state = NBD_CONNECTING;
-	if (nbd_aio_connect_uri(n->h, n->b->path) == -1)
-		block_nbd_lost(n, nbd_get_error());
+	if (n->lib.nbd_aio_connect_uri(n->h, n->b->path) == -1)
+		block_nbd_lost(n, n->lib.nbd_get_error());
 }
 
 /* Connected: whether it is the disk we knew. */
 static void
 block_nbd_connected(struct nbd *n)
 {
-	if (nbd_get_size(n->h) != (int64_t)n->size ||
-	    (nbd_is_read_only(n->h) == 1 && !n->read_only) ||
-	    (n->can_flush && nbd_can_flush(n->h) != 1)) {
+	if (n->lib.nbd_get_size(n->h) != (int64_t)n->size ||
+	    (n->lib.nbd_is_read_only(n->h) == 1 && !n->read_only) ||
+	    (n->can_flush && n->lib.nbd_can_flush(n->h) != 1)) {
 		if (!block_nbd_has_given_up(n))
 			log_error(n->b->who, "%s: came back as a different disk", n->b->path);
 		/* The longest wait: somebody has to put it right first. */
@@ -430,9 +432,9 @@ block_nbd_connected(struct nbd *n)
 		block_nbd_lost(n, "different");
 		return;
 	}
-	n->can_trim = nbd_can_trim(n->h) == 1;
-	n->can_zero = nbd_can_zero(n->h) == 1;
-	n->can_fua = nbd_can_fua(n->h) == 1;
+	n->can_trim = n->lib.nbd_can_trim(n->h) == 1;
+	n->can_zero = n->lib.nbd_can_zero(n->h) == 1;
+	n->can_fua = n->lib.nbd_can_fua(n->h) == 1;
 	block_nbd_watch_silence(n);
 	n->state = NBD_REPLAYING;
 	n->replayed = NULL;
@@ -443,7 +445,7 @@ block_nbd_connected(struct nbd *n)
 static void
 block_nbd_tick(struct nbd *n)
 {
-	if (n->h != NULL && (nbd_aio_is_dead(n->h) || nbd_aio_is_closed(n->h)))
+	if (n->h != NULL && (n->lib.nbd_aio_is_dead(n->h) || n->lib.nbd_aio_is_closed(n->h)))
 		block_nbd_lost(n, "the server closed the connection");
 	if (n->b->ending && n->end_ms == 0)
 		n->end_ms = block_nbd_now_ms() + NBD_END_MS;
@@ -451,7 +453,7 @@ block_nbd_tick(struct nbd *n)
 		block_nbd_lost(n, "no answer");
 	if (n->state == NBD_DOWN && !n->b->ending && block_nbd_now_ms() >= n->retry_ms)
 		block_nbd_reconnect(n);
-	if (n->state == NBD_CONNECTING && nbd_aio_is_ready(n->h))
+	if (n->state == NBD_CONNECTING && n->lib.nbd_aio_is_ready(n->h))
 		block_nbd_connected(n);
 	if (n->stalled.first != NULL && block_nbd_has_given_up(n))
 		block_nbd_stalled_end(n, -EIO);
@@ -478,14 +480,14 @@ block_nbd_timeout(const struct nbd *n)
 static void
 block_nbd_notify(struct nbd *n, short revents)
 {
-	unsigned dir = nbd_aio_get_direction(n->h);
+	unsigned dir = n->lib.nbd_aio_get_direction(n->h);
 
 	/* Errors and hang-ups show when reading; libnbd finds out. */
 	if ((revents & (POLLIN | POLLHUP | POLLERR)) != 0 && (dir & LIBNBD_AIO_DIRECTION_READ) != 0)
-		(void)nbd_aio_notify_read(n->h);
+		(void)n->lib.nbd_aio_notify_read(n->h);
 	else if ((revents & (POLLOUT | POLLHUP | POLLERR)) != 0 &&
 	    (dir & LIBNBD_AIO_DIRECTION_WRITE) != 0)
-		(void)nbd_aio_notify_write(n->h);
+		(void)n->lib.nbd_aio_notify_write(n->h);
 }
 
 static void
@@ -495,9 +497,9 @@ block_nbd_poll_once(struct nbd *n, int timeout_ms)
 	eventfd_t count;
 
 	if (n->h != NULL) {
-		unsigned dir = nbd_aio_get_direction(n->h);
+		unsigned dir = n->lib.nbd_aio_get_direction(n->h);
 
-		fds[1].fd = nbd_aio_get_fd(n->h);
+		fds[1].fd = n->lib.nbd_aio_get_fd(n->h);
 		fds[1].events = (short)((dir & LIBNBD_AIO_DIRECTION_READ ? POLLIN : 0) |
 		    (dir & LIBNBD_AIO_DIRECTION_WRITE ? POLLOUT : 0));
 	}
@@ -546,8 +548,8 @@ block_nbd_free(struct nbd *n)
 	if (n->h != NULL) {
 		/* Says goodbye, and does not wait for a server that may hang. */
 		if (n->state == NBD_UP)
-			(void)nbd_aio_disconnect(n->h, 0);
-		nbd_close(n->h);
+			(void)n->lib.nbd_aio_disconnect(n->h, 0);
+		n->lib.nbd_close(n->h);
 	}
 	block_nbd_log_trim(&n->log, UINT64_MAX);
 	free(n);
@@ -556,7 +558,7 @@ block_nbd_free(struct nbd *n)
 static uint32_t
 block_nbd_block_size(struct nbd *n, int type, uint32_t least)
 {
-	int64_t size = nbd_get_block_size(n->h, type);
+	int64_t size = n->lib.nbd_get_block_size(n->h, type);
 
 	/* The protocol has powers of two here, up to 64 KiB for the smallest block. */
 	if (size < (int64_t)least || size > 65536 || (size & (size - 1)) != 0)
@@ -570,8 +572,8 @@ block_nbd_describe(struct nbd *n)
 	struct block_info *info = &n->b->info;
 	uint32_t least = block_nbd_block_size(n, LIBNBD_SIZE_MINIMUM, 512);
 	uint32_t preferred = block_nbd_block_size(n, LIBNBD_SIZE_PREFERRED, 4096);
-	int64_t most = nbd_get_block_size(n->h, LIBNBD_SIZE_MAXIMUM);
-	int64_t size = nbd_get_size(n->h);
+	int64_t most = n->lib.nbd_get_block_size(n->h, LIBNBD_SIZE_MAXIMUM);
+	int64_t size = n->lib.nbd_get_size(n->h);
 
 	if (info->logical_sector == 0) {
 		info->logical_sector = least;
@@ -591,11 +593,11 @@ block_nbd_describe(struct nbd *n)
 	n->piece_max = NBD_PIECE_MAX;
 	if (most >= 65536 && (uint64_t)most < n->piece_max)
 		n->piece_max = ALIGN_DOWN((uint64_t)most, KIB(64));
-	n->can_flush = nbd_can_flush(n->h) == 1;
-	n->can_fua = nbd_can_fua(n->h) == 1;
-	n->can_trim = nbd_can_trim(n->h) == 1;
-	n->can_zero = nbd_can_zero(n->h) == 1;
-	if (nbd_is_read_only(n->h) == 1 && !info->read_only) {
+	n->can_flush = n->lib.nbd_can_flush(n->h) == 1;
+	n->can_fua = n->lib.nbd_can_fua(n->h) == 1;
+	n->can_trim = n->lib.nbd_can_trim(n->h) == 1;
+	n->can_zero = n->lib.nbd_can_zero(n->h) == 1;
+	if (n->lib.nbd_is_read_only(n->h) == 1 && !info->read_only) {
 		log_warn(n->b->who, "%s: the server only lets it be read", n->b->path);
 		info->read_only = true;
 	}
@@ -621,10 +623,13 @@ block_nbd_open(struct block *b, const struct block_options *o)
 	block_req_list_init(&n->stalled);
 	block_req_list_init(&n->answered);
 	block_nbd_log_init(&n->log);
-	n->h = nbd_create();
-	if (n->h == NULL || nbd_connect_uri(n->h, o->path) == -1) {
-		log_error(b->who, "%s: %s", o->path, nbd_get_error());
-		err = -MAX(nbd_get_errno(), 1);
+	err = nbd_lib_load(&n->lib, b->who);
+	if (err != 0)
+		goto free_nbd;
+	n->h = n->lib.nbd_create();
+	if (n->h == NULL || n->lib.nbd_connect_uri(n->h, o->path) == -1) {
+		log_error(b->who, "%s: %s", o->path, n->lib.nbd_get_error());
+		err = -MAX(n->lib.nbd_get_errno(), 1);
 		goto free_nbd;
 	}
 	block_nbd_watch_silence(n);
