@@ -1,44 +1,9 @@
 /*
- * The memory of requests: copying in and out, alignment, zeros.
+ * The memory of requests: alignment, zeros.
  */
 #include "block/block_impl.h"
 
 #include <string.h>
-
-/* Calls for each piece of [pos, pos + len) of a request's memory; buf moves along. */
-static void
-block_req_copy(const struct block_req *req, uint64_t pos, uint8_t *buf, uint64_t len, bool gather)
-{
-	for (int i = 0; i < req->iovcnt && len != 0; i++) {
-		uint8_t *base = req->iov[i].iov_base;
-		uint64_t n = req->iov[i].iov_len;
-
-		if (pos >= n) {
-			pos -= n;
-			continue;
-		}
-		n = MIN(n - pos, len);
-		if (gather)
-			memcpy(buf, base + pos, n);
-		else
-			memcpy(base + pos, buf, n);
-		buf += n;
-		len -= n;
-		pos = 0;
-	}
-}
-
-void
-block_req_gather(const struct block_req *req, uint64_t pos, void *buf, uint64_t len)
-{
-	block_req_copy(req, pos, buf, len, true);
-}
-
-void
-block_req_scatter(const struct block_req *req, uint64_t pos, const void *buf, uint64_t len)
-{
-	block_req_copy(req, pos, (uint8_t *)buf, len, false);
-}
 
 bool
 block_req_aligned(const struct block_req *req, uint32_t align)

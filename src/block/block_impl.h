@@ -151,9 +151,6 @@ block_count(_Atomic uint64_t *counter, uint64_t n)
 
 /* --- Data of requests (block_data.c) --- */
 
-/* Copies len bytes between the request's memory, from byte pos on, and buf. */
-void block_req_gather(const struct block_req *req, uint64_t pos, void *buf, uint64_t len);
-void block_req_scatter(const struct block_req *req, uint64_t pos, const void *buf, uint64_t len);
 /* Whether each element starts at and is long a multiple of align, a power of two. */
 bool block_req_aligned(const struct block_req *req, uint32_t align);
 /* Whether the data is all zeros. */

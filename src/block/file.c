@@ -24,6 +24,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "base/iov.h"
 #include "base/log.h"
 
 #define FILE_THREADS 16
@@ -84,7 +85,7 @@ file_step_bounce(struct block_req *req)
 	block_count(&req->disk->count.bounced, 1);
 	req->step.iov = (struct iovec){ .iov_base = req->step.bounce, .iov_len = len };
 	if (req->step.call == FILE_WRITE)
-		block_req_gather(req, req->pos, req->step.bounce, len);
+		iov_gather(req->iov, req->iovcnt, req->pos, req->step.bounce, len);
 	file_step(req);
 }
 
@@ -175,7 +176,7 @@ static void
 file_transferred(struct block_req *req, uint64_t n)
 {
 	if (req->step.bounce != NULL && req->step.call == FILE_READ)
-		block_req_scatter(req, req->pos, req->step.bounce, n);
+		iov_scatter(req->iov, req->iovcnt, req->pos, req->step.bounce, n);
 	req->pos += n;
 	if (req->pos == req->len)
 		file_end(req, 0);

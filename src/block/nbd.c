@@ -20,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/iov.h"
 #include "base/log.h"
 
 /* libnbd connects nbd+ssh:// and the like by commands; we leave those out. */
@@ -132,7 +133,7 @@ block_nbd_piece(struct nbd *n, struct block_req *req)
 	if (req->step.bounce == NULL)
 		req->step.bounce = calloc(1, req->step.len);
 	if (req->step.bounce != NULL && req->host_op == BLOCK_WRITE)
-		block_req_gather(req, req->pos, req->step.bounce, req->step.len);
+		iov_gather(req->iov, req->iovcnt, req->pos, req->step.bounce, req->step.len);
 	return req->step.bounce;
 }
 
@@ -268,7 +269,7 @@ block_nbd_step_done(struct nbd *n, struct block_req *req)
 		return;
 	}
 	if (req->host_op == BLOCK_READ && req->step.bounce != NULL)
-		block_req_scatter(req, req->pos, req->step.bounce, req->step.len);
+		iov_scatter(req->iov, req->iovcnt, req->pos, req->step.bounce, req->step.len);
 	if (block_nbd_must_log(n, req))
 		block_nbd_log_add(&n->log, req, req->pos, req->step.len);
 	req->pos += req->step.len;

@@ -6,6 +6,8 @@
 
 #include <stdlib.h>
 
+#include "base/iov.h"
+
 void
 block_nbd_log_init(struct block_nbd_log *l)
 {
@@ -38,7 +40,7 @@ block_nbd_log_add(struct block_nbd_log *l, const struct block_req *req, uint64_t
 		.unmap = (req->host_flags & BLOCK_UNMAP) != 0,
 	};
 	if (!zeroes)
-		block_req_gather(req, pos, e->data, len);
+		iov_gather(req->iov, req->iovcnt, pos, e->data, len);
 	*l->last = e;
 	l->last = &e->next;
 	l->bytes += block_nbd_log_size(e);

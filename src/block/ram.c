@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "base/iov.h"
 #include "base/log.h"
 
 static int
@@ -76,8 +77,8 @@ ram_start(struct block *b, struct block_req *req)
 	uint8_t *p = (uint8_t *)b->priv + req->offset;
 
 	switch (req->host_op) {
-	case BLOCK_READ: block_req_scatter(req, 0, p, req->len); break;
-	case BLOCK_WRITE: block_req_gather(req, 0, p, req->len); break;
+	case BLOCK_READ: iov_scatter(req->iov, req->iovcnt, 0, p, req->len); break;
+	case BLOCK_WRITE: iov_gather(req->iov, req->iovcnt, 0, p, req->len); break;
 	case BLOCK_DISCARD: ram_zero(p, req->len, true); break;
 	case BLOCK_WRITE_ZEROES: ram_zero(p, req->len, (req->host_flags & BLOCK_UNMAP) != 0); break;
 	case BLOCK_FLUSH:

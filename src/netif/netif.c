@@ -16,6 +16,7 @@
 
 #include "base/bits.h"
 #include "base/config.h"
+#include "base/iov.h"
 #include "base/log.h"
 #include "base/md5.h"
 
@@ -291,7 +292,7 @@ int
 netif_send(struct netif *n, unsigned queue, const struct iovec *iov, int iovcnt)
 {
 	struct netif_queue *q = &n->queue[queue];
-	size_t len = netif_iov_len(iov, iovcnt);
+	size_t len = iov_length(iov, iovcnt);
 	int err;
 
 	if (n->backend == NULL)
@@ -335,54 +336,15 @@ netif_recv(struct netif *n, unsigned queue, const struct iovec *iov, int iovcnt)
 	}
 }
 
-size_t
-netif_iov_len(const struct iovec *iov, int iovcnt)
-{
-	size_t len = 0;
-
-	for (int i = 0; i < iovcnt; i++)
-		len += iov[i].iov_len;
-	return len;
-}
-
-size_t
-netif_iov_gather(const struct iovec *iov, int iovcnt, size_t off, void *buf, size_t len)
-{
-	size_t done = 0;
-
-	for (int i = 0; i < iovcnt && done < len; i++) {
-		size_t n = iov[i].iov_len;
-
-		if (off >= n) {
-			off -= n;
-			continue;
-		}
-		n = MIN(n - off, len - done);
-		memcpy((uint8_t *)buf + done, (const uint8_t *)iov[i].iov_base + off, n);
-		done += n;
-		off = 0;
-	}
-	return done;
-}
-
 ssize_t
-netif_iov_scatter(const struct iovec *iov, int iovcnt, const void *buf, size_t len)
+netif_frame_put(const struct iovec *iov, int iovcnt, const void *buf, size_t len)
 {
-	size_t head = sizeof(struct netif_hdr), total = head + len, pos = 0;
+	static const struct netif_hdr none;
 
-	for (int i = 0; i < iovcnt && pos < total; i++) {
-		uint8_t *to = iov[i].iov_base;
-		size_t n = MIN(iov[i].iov_len, total - pos), zeros = 0;
-
-		if (pos < head) {
-			zeros = MIN(n, head - pos);
-			memset(to, 0, zeros);
-		}
-		if (n > zeros)
-			memcpy(to + zeros, (const uint8_t *)buf + (pos + zeros - head), n - zeros);
-		pos += n;
-	}
-	return pos < total ? -EMSGSIZE : (ssize_t)total;
+	if (iov_scatter(iov, iovcnt, 0, &none, sizeof(none)) != sizeof(none) ||
+	    iov_scatter(iov, iovcnt, sizeof(none), buf, len) != len)
+		return -EMSGSIZE;
+	return (ssize_t)(sizeof(none) + len);
 }
 
 /* --- Settings --- */

@@ -105,13 +105,9 @@ void netif_link_set(struct netif *n, bool up);
  * dispatch(). The client may call recv() from there. */
 void netif_input_now(struct netif_queue *q);
 
-/* Bytes in the elements. */
-size_t netif_iov_len(const struct iovec *iov, int iovcnt);
-/* Copies up to len bytes from byte off of the elements to buf; the number copied. */
-size_t netif_iov_gather(const struct iovec *iov, int iovcnt, size_t off, void *buf, size_t len);
 /* Copies a header of zeros and then len bytes of buf to the elements. The length of both, or
  * -EMSGSIZE when they do not fit. */
-ssize_t netif_iov_scatter(const struct iovec *iov, int iovcnt, const void *buf, size_t len);
+ssize_t netif_frame_put(const struct iovec *iov, int iovcnt, const void *buf, size_t len);
 
 /* Milliseconds on the clock that runs evenly. */
 int64_t netif_now_ms(void);

@@ -19,6 +19,7 @@
 #include <string.h>
 
 #include "base/bits.h"
+#include "base/iov.h"
 #include "base/log.h"
 
 /* Frames that wait for the guest to have room. Beyond that they are lost, and TCP slows down. */
@@ -367,7 +368,7 @@ slirp_send(struct netif_queue *q, const struct iovec *iov, int iovcnt, size_t le
 	struct slirp_net *s = q->n->priv;
 	size_t head = sizeof(struct netif_hdr);
 
-	netif_iov_gather(iov, iovcnt, head, s->linear, len - head);
+	iov_gather(iov, iovcnt, head, s->linear, len - head);
 	slirp_input(s->slirp, s->linear, (int)(len - head));
 	return 0;
 }
@@ -380,7 +381,7 @@ slirp_recv(struct netif_queue *q, const struct iovec *iov, int iovcnt)
 	ssize_t len;
 
 	if (f != NULL) {
-		len = netif_iov_scatter(iov, iovcnt, f->data, f->len);
+		len = netif_frame_put(iov, iovcnt, f->data, f->len);
 		s->waiting = f->next;
 		if (s->waiting == NULL)
 			s->waiting_last = &s->waiting;
@@ -390,7 +391,7 @@ slirp_recv(struct netif_queue *q, const struct iovec *iov, int iovcnt)
 	}
 	if (s->frame == NULL)
 		return -EAGAIN;
-	len = netif_iov_scatter(iov, iovcnt, s->frame, s->frame_len);
+	len = netif_frame_put(iov, iovcnt, s->frame, s->frame_len);
 	s->frame = NULL;
 	return len;
 }

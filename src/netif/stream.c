@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/bits.h"
+#include "base/iov.h"
 #include "base/log.h"
 
 /* A frame with its length at least; so much that a burst of small ones comes in one system call. */
@@ -167,7 +168,7 @@ stream_send(struct netif_queue *q, const struct iovec *iov, int iovcnt, size_t l
 	if ((size_t)n < whole) {
 		s->out_pos = 0;
 		s->out_end = whole - (size_t)n;
-		netif_iov_gather(all, (int)msg.msg_iovlen, (size_t)n, s->out, s->out_end);
+		iov_gather(all, (int)msg.msg_iovlen, (size_t)n, s->out, s->out_end);
 	}
 	return 0;
 }
@@ -214,7 +215,7 @@ stream_recv(struct netif_queue *q, const struct iovec *iov, int iovcnt)
 				break;
 			}
 			if (have - sizeof(len) >= len) {
-				n = netif_iov_scatter(iov, iovcnt,
+				n = netif_frame_put(iov, iovcnt,
 				    s->in + s->in_pos + sizeof(len), len);
 				s->in_pos += sizeof(len) + len;
 				return n;

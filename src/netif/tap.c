@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "base/bits.h"
+#include "base/iov.h"
 #include "base/log.h"
 
 #define TAP_DEVICE "/dev/net/tun"
@@ -278,7 +279,7 @@ tap_recv(struct netif_queue *q, const struct iovec *iov, int iovcnt)
 {
 	struct tap *t = q->n->priv;
 	struct iovec all[TAP_IOV_MAX + 1];
-	size_t room = netif_iov_len(iov, iovcnt);
+	size_t room = iov_length(iov, iovcnt);
 	uint8_t beyond;
 	ssize_t n;
 

@@ -9,6 +9,8 @@
 
 #include <string.h>
 
+#include "base/iov.h"
+
 /* Descriptors read of one SGL; those of length 0 and segments do not count as pieces. */
 #define NVME_SGL_DESCRIPTORS 4096
 
@@ -225,30 +227,14 @@ nvme_data_written(struct nvme *n, const struct nvme_data *data)
 void
 nvme_data_put(struct nvme *n, const struct nvme_data *data, const void *buf, size_t len)
 {
-	const uint8_t *from = buf;
-
-	for (int i = 0; i < data->count && len != 0; i++) {
-		size_t step = MIN(len, data->iov[i].iov_len);
-
-		memcpy(data->iov[i].iov_base, from, step);
-		from += step;
-		len -= step;
-	}
+	(void)iov_scatter(data->iov, data->count, 0, buf, len);
 	nvme_data_written(n, data);
 }
 
 void
 nvme_data_get(const struct nvme_data *data, void *buf, size_t len)
 {
-	uint8_t *to = buf;
-
-	for (int i = 0; i < data->count && len != 0; i++) {
-		size_t step = MIN(len, data->iov[i].iov_len);
-
-		memcpy(to, data->iov[i].iov_base, step);
-		to += step;
-		len -= step;
-	}
+	(void)iov_gather(data->iov, data->count, 0, buf, len);
 }
 
 bool

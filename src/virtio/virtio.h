@@ -223,8 +223,5 @@ void virtq_mute(struct virtq *q);
 /* Copies len bytes from the front of the elements and takes them off; false, nothing done, when
  * there are not as many. *iov and *cnt are moved on, an element may be shortened. */
 bool virtio_iov_take(struct iovec **iov, int *cnt, void *buf, size_t len);
-/* Copies len bytes to byte off of the elements, or from it; the number copied is less at the end. */
-size_t virtio_iov_write(const struct iovec *iov, int cnt, size_t off, const void *buf, size_t len);
-size_t virtio_iov_read(const struct iovec *iov, int cnt, size_t off, void *buf, size_t len);
 
 #endif

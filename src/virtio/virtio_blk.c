@@ -10,6 +10,7 @@
 #include "virtio/virtio_blk.h"
 
 #include "base/config.h"
+#include "base/iov.h"
 #include "base/log.h"
 #include "block/block.h"
 #include "pci/pci_models.h"
@@ -175,7 +176,7 @@ virtio_blk_get_id(struct virtio_blk_req *r)
 	int cnt = c->ins - !r->status_shared;
 
 	/* Padded with zeros, without one at the end when it is as long as that (5.2.6). */
-	if (virtio_iov_write(c->in, cnt, 0, r->queue->blk->serial, VIRTIO_BLK_ID_BYTES) !=
+	if (iov_scatter(c->in, cnt, 0, r->queue->blk->serial, VIRTIO_BLK_ID_BYTES) !=
 	    VIRTIO_BLK_ID_BYTES)
 		virtio_blk_end(r, VIRTIO_BLK_S_IOERR);
 	else
@@ -239,7 +240,7 @@ virtio_blk_ranges(struct virtio_blk_req *r, bool zeroes, struct iovec *data, int
 		virtio_blk_end(r, VIRTIO_BLK_S_IOERR);
 		return;
 	}
-	(void)virtio_iov_read(data, cnt, 0, r->range, len);
+	(void)iov_gather(data, cnt, 0, r->range, len);
 	r->ranges = (unsigned)(len / sizeof(r->range[0]));
 	r->range_next = 0;
 	for (unsigned i = 0; status == VIRTIO_BLK_S_OK && i < r->ranges; i++)

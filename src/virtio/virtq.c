@@ -8,7 +8,8 @@
 #include "virtio/virtio_private.h"
 
 #include <errno.h>
-#include <string.h>
+
+#include "base/iov.h"
 
 /* Sizes and alignments of the three areas (2.7, 2.8) */
 struct virtq_layout {
@@ -327,7 +328,7 @@ virtio_iov_take(struct iovec **iov, int *cnt, void *buf, size_t len)
 {
 	size_t left = len;
 
-	if (virtio_iov_read(*iov, *cnt, 0, buf, len) != len)
+	if (iov_gather(*iov, *cnt, 0, buf, len) != len)
 		return false;
 	while (left != 0) {
 		size_t n = MIN((*iov)->iov_len, left);
@@ -341,41 +342,4 @@ virtio_iov_take(struct iovec **iov, int *cnt, void *buf, size_t len)
 		}
 	}
 	return true;
-}
-
-/* Calls memcpy() for each piece; to the guest or from it. */
-static size_t
-virtio_iov_copy(const struct iovec *iov, int cnt, size_t off, void *buf, size_t len, bool to_guest)
-{
-	size_t done = 0;
-
-	for (int i = 0; i < cnt && done < len; i++) {
-		char *at = iov[i].iov_base;
-		size_t n;
-
-		if (off >= iov[i].iov_len) {
-			off -= iov[i].iov_len;
-			continue;
-		}
-		n = MIN(iov[i].iov_len - off, len - done);
-		if (to_guest)
-			memcpy(at + off, (char *)buf + done, n);
-		else
-			memcpy((char *)buf + done, at + off, n);
-		done += n;
-		off = 0;
-	}
-	return done;
-}
-
-size_t
-virtio_iov_write(const struct iovec *iov, int cnt, size_t off, const void *buf, size_t len)
-{
-	return virtio_iov_copy(iov, cnt, off, (void *)(uintptr_t)buf, len, true);
-}
-
-size_t
-virtio_iov_read(const struct iovec *iov, int cnt, size_t off, void *buf, size_t len)
-{
-	return virtio_iov_copy(iov, cnt, off, buf, len, false);
 }

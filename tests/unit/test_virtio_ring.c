@@ -11,6 +11,8 @@
 
 #include "capture.h"
 
+#include "base/iov.h"
+
 #define V1 BIT64(VIRTIO_F_VERSION_1)
 #define INDIRECT BIT64(VIRTIO_F_RING_INDIRECT_DESC)
 #define EVENT_IDX BIT64(VIRTIO_F_RING_EVENT_IDX)
@@ -599,14 +601,14 @@ test_iov(void **state)
 	struct iovec iov[] = { { a, 3 }, { b, 5 } }, *p = iov;
 	int cnt = 2;
 
-	assert_int_equal(virtio_iov_read(iov, 2, 2, out, 4), 4);
+	assert_int_equal(iov_gather(iov, 2, 2, out, 4), 4);
 	assert_string_equal(out, "cdef");
-	assert_int_equal(virtio_iov_read(iov, 2, 7, out, 4), 1);
-	assert_int_equal(virtio_iov_read(iov, 2, 8, out, 4), 0);
-	assert_int_equal(virtio_iov_write(iov, 2, 1, "XYZ", 3), 3);
+	assert_int_equal(iov_gather(iov, 2, 7, out, 4), 1);
+	assert_int_equal(iov_gather(iov, 2, 8, out, 4), 0);
+	assert_int_equal(iov_scatter(iov, 2, 1, "XYZ", 3), 3);
 	assert_string_equal(a, "aXY");
 	assert_string_equal(b, "Zefgh");
-	assert_int_equal(virtio_iov_write(iov, 2, 6, "1234", 4), 2);
+	assert_int_equal(iov_scatter(iov, 2, 6, "1234", 4), 2);
 	assert_false(virtio_iov_take(&p, &cnt, out, 9));
 	assert_true(p == iov && cnt == 2 && iov[0].iov_len == 3);
 	memset(out, 0, sizeof(out));

@@ -10,6 +10,8 @@
 #include "pci/pci_models.h"
 #include "virtio/virtio_private.h"
 
+#include "base/iov.h"
+
 #define PROBE_QUEUES 3
 #define PROBE_NUM 64
 #define PROBE_IOV 16
@@ -37,9 +39,9 @@ static inline uint32_t
 probe_echo(struct probe_chain *p)
 {
 	uint8_t buf[4096];
-	size_t n = virtio_iov_read(p->c.out, p->c.outs, 0, buf, sizeof(buf));
+	size_t n = iov_gather(p->c.out, p->c.outs, 0, buf, sizeof(buf));
 
-	return (uint32_t)virtio_iov_write(p->c.in, p->c.ins, 0, buf, n);
+	return (uint32_t)iov_scatter(p->c.in, p->c.ins, 0, buf, n);
 }
 
 static inline void
