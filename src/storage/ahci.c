@@ -8,6 +8,7 @@
 #include "storage/ahci_impl.h"
 
 #include "base/config.h"
+#include "base/fnv.h"
 #include "base/log.h"
 #include "pci/pci_models.h"
 #include "vm/state.h"
@@ -235,17 +236,13 @@ ahci_text(const struct ahci_port *port, const struct config *cfg, const char *na
 	return 0;
 }
 
-/* A serial number of what the drive is made of, the same each time (FNV-1a). */
+/* A serial number of what the drive is made of, the same each time. */
 static void
 ahci_serial(const struct ahci_port *port, const struct config *cfg, char out[21])
 {
-	const char *parts[] = { config_get_default(cfg, "path", ""), port->name };
-	uint64_t hash = 0xcbf29ce484222325ull;
+	uint64_t hash = fnv_add(FNV_START, config_get_default(cfg, "path", ""));
 
-	for (size_t i = 0; i < ARRAY_SIZE(parts); i++) {
-		for (const char *p = parts[i]; *p != '\0'; p++)
-			hash = (hash ^ (uint8_t)*p) * 0x100000001b3ull;
-	}
+	hash = fnv_add(hash, port->name);
 	snprintf(out, 21, "BHYVE-%04X-%04X-%04X", (unsigned)(hash & UINT16_MAX),
 	    (unsigned)(hash >> 16 & UINT16_MAX), (unsigned)(hash >> 32 & UINT16_MAX));
 }

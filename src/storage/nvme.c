@@ -6,6 +6,7 @@
 #include "storage/nvme_impl.h"
 
 #include "base/config.h"
+#include "base/fnv.h"
 #include "base/log.h"
 
 #include <ctype.h>
@@ -211,21 +212,13 @@ nvme_option_number(struct nvme *n, const struct config *cfg, const char *name, u
 	return nvme_option_bad(n, cfg, name, expected);
 }
 
-/* FNV-1a, so that a disk has the same names in every run. */
-static uint64_t
-nvme_hash(const char *text, uint64_t hash)
-{
-	for (; *text != '\0'; text++)
-		hash = (hash ^ (uint8_t)*text) * 0x100000001b3ull;
-	return hash;
-}
-
+/* A disk has the same names in every run. */
 static int
 nvme_option_names(struct nvme *n, const struct config *cfg)
 {
 	const char *serial = config_get(cfg, "ser"), *path = config_get(cfg, "path");
 	const char *what = path != NULL ? path : n->name;
-	uint64_t hash = nvme_hash(what, 0xcbf29ce484222325ull), more = nvme_hash(what, hash);
+	uint64_t hash = fnv_add(FNV_START, what), more = fnv_add(hash, what);
 	int err;
 
 	if (serial == NULL)

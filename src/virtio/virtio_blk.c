@@ -10,6 +10,7 @@
 #include "virtio/virtio_blk.h"
 
 #include "base/config.h"
+#include "base/fnv.h"
 #include "base/iov.h"
 #include "base/log.h"
 #include "block/block.h"
@@ -466,14 +467,12 @@ virtio_blk_features(const struct virtio_blk *blk)
 	return features;
 }
 
-/* A serial number that stays the same as long as the path does (FNV-1a). */
+/* A serial number that stays the same as long as the path does. */
 static void
 virtio_blk_serial_make(char *serial, size_t size, const char *path)
 {
-	uint64_t h = 0xcbf29ce484222325ull;
+	uint64_t h = fnv_add(FNV_START, path);
 
-	for (const char *p = path; *p != '\0'; p++)
-		h = (h ^ (uint8_t)*p) * 0x100000001b3ull;
 	snprintf(serial, size, "BHYVE-%04X-%04X-%04X", (unsigned)(h >> 32 & 0xffff),
 	    (unsigned)(h >> 16 & 0xffff), (unsigned)(h & 0xffff));
 }
