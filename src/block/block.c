@@ -61,6 +61,21 @@ block_req_list_take(struct block_req_list *l)
 	return req;
 }
 
+void
+block_req_list_cancel(struct block_req_list *l, void (*end)(struct block_req *req, int err))
+{
+	struct block_req *req = l->first, *next;
+
+	block_req_list_init(l);
+	for (; req != NULL; req = next) {
+		next = req->next;
+		if (req->cancels != atomic_load(&req->disk->cancels))
+			end(req, -ECANCELED);
+		else
+			block_req_list_add(l, req);
+	}
+}
+
 /* --- Waking --- */
 
 void
@@ -255,7 +270,7 @@ block_translate(struct block *b, struct block_req *req)
 	if (req->op == BLOCK_WRITE && block_write_is_hole(b, req)) {
 		req->host_op = BLOCK_WRITE_ZEROES;
 		req->host_flags |= BLOCK_UNMAP;
-		block_count(&b->count.zeroes_detected, 1);
+		counter_add(&b->count.zeroes_detected, 1);
 	} else if (req->op == BLOCK_DISCARD && b->discard == BLOCK_DISCARD_ZERO) {
 		req->host_op = BLOCK_WRITE_ZEROES;
 		req->host_flags = BLOCK_UNMAP;
@@ -357,11 +372,11 @@ block_done_count(struct block *b, const struct block_req *req)
 
 	if (op >= BLOCK_OPS)
 		return;
-	block_count(&b->count.op[op].ops, 1);
+	counter_add(&b->count.op[op].ops, 1);
 	if (req->err != 0)
-		block_count(&b->count.op[op].errors, 1);
+		counter_add(&b->count.op[op].errors, 1);
 	else if (op != BLOCK_FLUSH)
-		block_count(&b->count.op[op].bytes, req->len);
+		counter_add(&b->count.op[op].bytes, req->len);
 }
 
 /* Calls the callbacks of what is done now; what they cause is for the next round. */
@@ -400,7 +415,7 @@ block_poll(struct block *b)
 	bool wait = block_may_sleep(b);
 
 	if (wait)
-		block_count(&b->count.sleeps, 1);
+		counter_add(&b->count.sleeps, 1);
 	if (b->backend->poll != NULL)
 		b->backend->poll(b, wait);
 	else if (wait)
@@ -453,16 +468,8 @@ static void
 block_cancel_run(void *ctx)
 {
 	struct block *b = ctx;
-	struct block_req *req = b->waiting.first, *next;
 
-	block_req_list_init(&b->waiting);
-	for (; req != NULL; req = next) {
-		next = req->next;
-		if (block_is_cancelled(req))
-			block_done(req, -ECANCELED);
-		else
-			block_req_list_add(&b->waiting, req);
-	}
+	block_req_list_cancel(&b->waiting, block_done);
 	if (b->backend->cancel != NULL)
 		b->backend->cancel(b);
 }

@@ -14,6 +14,7 @@
 #include <pthread.h>
 
 #include "base/bits.h"
+#include "base/counter.h"
 
 /* A step through a bounce buffer copies at most this much, which bounds the memory a guest can have
  * us take: in_flight_max times this. */
@@ -58,8 +59,8 @@ struct block_backend {
 	 * until there is something, or block_wake() is called. NULL: only start() and works do
 	 * something. */
 	void (*poll)(struct block *b, bool wait);
-	/* Completes with -ECANCELED what the host does not have, of what block_is_cancelled() says
-	 * so of. May be NULL. */
+	/* Completes with -ECANCELED what the host does not have, by block_req_list_cancel().
+	 * May be NULL. */
 	void (*cancel)(struct block *b);
 	/* The size now, into *size. 0 or -errno. NULL: it never changes. */
 	int (*size)(struct block *b, uint64_t *size);
@@ -73,6 +74,10 @@ struct block_req_list { /* a queue; zero is empty, but for last: use block_req_l
 void block_req_list_init(struct block_req_list *l);
 void block_req_list_add(struct block_req_list *l, struct block_req *req);
 struct block_req *block_req_list_take(struct block_req_list *l); /* the first, or NULL */
+/* The disk's thread: takes out those that block_cancel() was called for since they were submitted, and
+ * ends each with -ECANCELED. A new owner of the disk may submit before the work that cancels the old
+ * one's requests gets its turn: his stay. */
+void block_req_list_cancel(struct block_req_list *l, void (*end)(struct block_req *req, int err));
 
 struct block_counters { /* written by the disk's thread only */
 	struct {
@@ -132,22 +137,6 @@ void block_sleep(struct block *b);
 
 /* The disk's thread: the request ended with 0 or -errno. */
 void block_complete(struct block_req *req, int err);
-
-/* The disk's thread: whether block_cancel() was called since the request was submitted. A new owner of
- * the disk may submit before the work that cancels the old one's requests gets its turn. */
-static inline bool
-block_is_cancelled(const struct block_req *req)
-{
-	return req->cancels != atomic_load(&req->disk->cancels);
-}
-
-static inline void
-block_count(_Atomic uint64_t *counter, uint64_t n)
-{
-	/* One writer: no atomic read-modify-write needed. */
-	atomic_store_explicit(
-	    counter, atomic_load_explicit(counter, memory_order_relaxed) + n, memory_order_relaxed);
-}
 
 /* --- Data of requests (block_data.c) --- */
 

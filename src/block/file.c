@@ -82,7 +82,7 @@ file_step_bounce(struct block_req *req)
 		file_end(req, -ENOMEM);
 		return;
 	}
-	block_count(&req->disk->count.bounced, 1);
+	counter_add(&req->disk->count.bounced, 1);
 	req->step.iov = (struct iovec){ .iov_base = req->step.bounce, .iov_len = len };
 	if (req->step.call == FILE_WRITE)
 		iov_gather(req->iov, req->iovcnt, req->pos, req->step.bounce, len);

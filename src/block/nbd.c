@@ -332,7 +332,7 @@ block_nbd_replay(struct nbd *n)
 	n->replayed = e;
 	if (e == NULL) {
 		n->state = NBD_UP;
-		block_count(&n->b->count.reconnects, 1);
+		counter_add(&n->b->count.reconnects, 1);
 		log_warn(n->b->who, "%s: connected again", n->b->path);
 		block_nbd_stalled_send(n);
 		return;
@@ -529,16 +529,8 @@ static void
 block_nbd_cancel(struct block *b)
 {
 	struct nbd *n = b->priv;
-	struct block_req *req = n->stalled.first, *next;
 
-	block_req_list_init(&n->stalled);
-	for (; req != NULL; req = next) {
-		next = req->next;
-		if (block_is_cancelled(req))
-			block_nbd_end(req, -ECANCELED);
-		else
-			block_req_list_add(&n->stalled, req);
-	}
+	block_req_list_cancel(&n->stalled, block_nbd_end);
 }
 
 /* --- Opening and closing --- */

@@ -16,6 +16,7 @@
 
 #include "base/bits.h"
 #include "base/config.h"
+#include "base/counter.h"
 #include "base/iov.h"
 #include "base/log.h"
 #include "base/md5.h"
@@ -281,11 +282,8 @@ netif_resume(struct netif *n)
 static void
 netif_count(struct netif_counters *c, size_t bytes)
 {
-	/* One writer: no atomic read-modify-write needed. */
-	atomic_store_explicit(&c->frames,
-	    atomic_load_explicit(&c->frames, memory_order_relaxed) + 1, memory_order_relaxed);
-	atomic_store_explicit(&c->bytes,
-	    atomic_load_explicit(&c->bytes, memory_order_relaxed) + bytes, memory_order_relaxed);
+	counter_add(&c->frames, 1);
+	counter_add(&c->bytes, bytes);
 }
 
 int
@@ -307,7 +305,7 @@ netif_send(struct netif *n, unsigned queue, const struct iovec *iov, int iovcnt)
 	else if (err == -EAGAIN)
 		q->blocked = true;
 	else
-		atomic_fetch_add_explicit(&q->sent.dropped, 1, memory_order_relaxed);
+		counter_add(&q->sent.dropped, 1);
 	return err;
 }
 
@@ -330,7 +328,7 @@ netif_recv(struct netif *n, unsigned queue, const struct iovec *iov, int iovcnt)
 			q->readable = false;
 			return -EAGAIN;
 		}
-		atomic_fetch_add_explicit(&q->received.dropped, 1, memory_order_relaxed);
+		counter_add(&q->received.dropped, 1);
 		if (q->budget == 0)
 			return -EAGAIN;
 	}

@@ -17,6 +17,7 @@
 #ifndef ENGINE_KVM_KVM_H
 #define ENGINE_KVM_KVM_H
 
+#include "base/counter.h"
 #include "engine/engine.h"
 
 #include <linux/kvm.h>
@@ -152,9 +153,7 @@ kvm_vcpu(struct engine_vcpu *vcpu)
 static inline void
 kvm_stat_add(struct kvm_vcpu *v, enum kvm_stat stat, uint64_t n)
 {
-	/* Own thread writes, others may read: no locked instruction is needed. */
-	atomic_store_explicit(&v->stat[stat],
-	    atomic_load_explicit(&v->stat[stat], memory_order_relaxed) + n, memory_order_relaxed);
+	counter_add(&v->stat[stat], n);
 }
 
 /* ioctl(2) that gives -errno, and goes on after signals. */
