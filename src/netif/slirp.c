@@ -36,7 +36,6 @@ struct slirp_frame {
 
 struct slirp_timer {
 	struct slirp_timer *next;
-	struct slirp_net *net;
 	SlirpTimerId id;
 	void *opaque;
 	int64_t deadline_ms; /* -1: not armed */
@@ -65,22 +64,22 @@ struct slirp_net {
 
 /* --- hostfwd --- */
 
-/* Takes text up to the delimiter, which is taken off. NULL when it is not there or too long. */
-static char *
+/* Takes text up to the delimiter, which is taken off. False when it is not there or too long. */
+static bool
 slirp_rule_field(const char **text, char delimiter, char *buf, size_t size)
 {
 	const char *end = strchr(*text, delimiter);
 	size_t len;
 
 	if (end == NULL)
-		return NULL;
+		return false;
 	len = (size_t)(end - *text);
 	if (len >= size)
-		return NULL;
+		return false;
 	memcpy(buf, *text, len);
 	buf[len] = '\0';
 	*text = end + 1;
-	return buf;
+	return true;
 }
 
 static bool
@@ -108,16 +107,16 @@ slirp_rule_parse(const char *text, struct slirp_rule *r)
 {
 	char buf[64];
 
-	if (slirp_rule_field(&text, ':', buf, sizeof(buf)) == NULL)
+	if (!slirp_rule_field(&text, ':', buf, sizeof(buf)))
 		return false;
 	r->udp = strcmp(buf, "udp") == 0;
 	if (!r->udp && strcmp(buf, "tcp") != 0)
 		return false;
-	return slirp_rule_field(&text, ':', buf, sizeof(buf)) != NULL &&
+	return slirp_rule_field(&text, ':', buf, sizeof(buf)) &&
 	    slirp_rule_address(buf, "0.0.0.0", &r->host) &&
-	    slirp_rule_field(&text, '-', buf, sizeof(buf)) != NULL &&
+	    slirp_rule_field(&text, '-', buf, sizeof(buf)) &&
 	    slirp_rule_port(buf, &r->host_port) &&
-	    slirp_rule_field(&text, ':', buf, sizeof(buf)) != NULL &&
+	    slirp_rule_field(&text, ':', buf, sizeof(buf)) &&
 	    slirp_rule_address(buf, "10.0.2.15", &r->guest) &&
 	    slirp_rule_port(text, &r->guest_port);
 }
@@ -237,7 +236,7 @@ slirp_on_timer_new(SlirpTimerId id, void *cb_opaque, void *opaque)
 
 	if (t == NULL)
 		return NULL;
-	*t = (struct slirp_timer){ .next = s->timers, .net = s, .id = id, .opaque = cb_opaque,
+	*t = (struct slirp_timer){ .next = s->timers, .id = id, .opaque = cb_opaque,
 		.deadline_ms = -1 };
 	s->timers = t;
 	return t;
@@ -295,13 +294,12 @@ static int
 slirp_add_poll(int fd, int events, void *opaque)
 {
 	struct slirp_net *s = opaque;
-	short ev = 0;
+	/* Errors and hang-ups come by themselves. */
+	int ev = ((events & SLIRP_POLL_IN) != 0 ? POLLIN : 0) |
+	    ((events & SLIRP_POLL_OUT) != 0 ? POLLOUT : 0) |
+	    ((events & SLIRP_POLL_PRI) != 0 ? POLLPRI : 0);
 
-	/* The same bits by other names. Errors and hang-ups come by themselves. */
-	ev = (short)(ev | ((events & SLIRP_POLL_IN) != 0 ? POLLIN : 0));
-	ev = (short)(ev | ((events & SLIRP_POLL_OUT) != 0 ? POLLOUT : 0));
-	ev = (short)(ev | ((events & SLIRP_POLL_PRI) != 0 ? POLLPRI : 0));
-	return netif_pollfds_add(s->poll, fd, ev);
+	return netif_pollfds_add(s->poll, fd, (short)ev);
 }
 
 static int
