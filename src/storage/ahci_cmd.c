@@ -23,13 +23,15 @@ ahci_fis_post(struct ahci_port *port, unsigned at, const void *fis, size_t len)
 		ahci_port_fatal(port, AHCI_IS_HBFS);
 }
 
-static struct fis_d2h
-ahci_fis_d2h(const struct ahci_port *port, const struct ata_regs *regs)
+static struct fis_regs
+ahci_fis_make(uint8_t type, uint8_t flags, uint8_t status, uint8_t error,
+    const struct ata_regs *regs)
 {
-	return (struct fis_d2h){
-		.type = FIS_D2H,
-		.status = port->status,
-		.error = port->error,
+	return (struct fis_regs){
+		.type = type,
+		.flags = flags,
+		.status = status,
+		.error = error,
 		.lba0 = (uint8_t)regs->lba,
 		.lba1 = (uint8_t)(regs->lba >> 8),
 		.lba2 = (uint8_t)(regs->lba >> 16),
@@ -45,12 +47,11 @@ ahci_fis_d2h(const struct ahci_port *port, const struct ata_regs *regs)
 static void
 ahci_d2h_post(struct ahci_port *port, const struct ata_regs *regs, bool interrupt)
 {
-	struct fis_d2h fis = ahci_fis_d2h(port, regs);
+	struct fis_d2h fis = { .regs = ahci_fis_make(FIS_D2H, interrupt ? FIS_INTERRUPT : 0,
+		port->status, port->error, regs) };
 
-	if (interrupt) {
-		fis.flags = FIS_INTERRUPT;
+	if (interrupt)
 		port->is |= AHCI_IS_DHRS;
-	}
 	ahci_fis_post(port, AHCI_RFIS_D2H, &fis, sizeof(fis));
 }
 
@@ -58,22 +59,11 @@ ahci_d2h_post(struct ahci_port *port, const struct ata_regs *regs, bool interrup
 static void
 ahci_pio_post(struct ahci_port *port, const struct ahci_cmd *cmd, uint8_t end_status)
 {
-	const struct ata_regs *regs = &cmd->ata.out;
 	bool to_host = cmd->ata.protocol != ATA_PIO_OUT;
 	uint64_t most = cmd->ata.protocol == ATA_PACKET_PIO ? UINT16_MAX - 1 : ATA_SECTOR;
 	struct fis_pio fis = {
-		.type = FIS_PIO,
-		.flags = to_host ? FIS_TO_HOST | FIS_INTERRUPT : 0,
-		.status = (uint8_t)(end_status | ATA_STATUS_DRQ),
-		.lba0 = (uint8_t)regs->lba,
-		.lba1 = (uint8_t)(regs->lba >> 8),
-		.lba2 = (uint8_t)(regs->lba >> 16),
-		.lba3 = (uint8_t)(regs->lba >> 24),
-		.lba4 = (uint8_t)(regs->lba >> 32),
-		.lba5 = (uint8_t)(regs->lba >> 40),
-		.device = regs->device,
-		.count = (uint8_t)regs->count,
-		.count_ext = (uint8_t)(regs->count >> 8),
+		.regs = ahci_fis_make(FIS_PIO, to_host ? FIS_TO_HOST | FIS_INTERRUPT : 0,
+		    (uint8_t)(end_status | ATA_STATUS_DRQ), 0, &cmd->ata.out),
 		.end_status = end_status,
 		.bytes = (uint16_t)MIN(cmd->moved, most),
 	};

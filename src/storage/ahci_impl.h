@@ -166,24 +166,26 @@ static_assert(sizeof(struct ahci_prd) == 16, "AHCI 1.3.1, 4.2.3.3");
 #define AHCI_PRD_BYTES(dbc) ((((dbc)&0x3fffff) | 1u) + 1u)
 #define AHCI_PRD_INTERRUPT  BIT(31)
 
-struct fis_d2h { /* register, device to host (SATA 3.1, 10.5.6) */
+struct fis_regs { /* what FISes from the device with its registers begin with */
 	uint8_t type, flags, status, error;
 	uint8_t lba0, lba1, lba2, device;
 	uint8_t lba3, lba4, lba5, reserved;
-	uint8_t count, count_ext, reserved2[2];
-	uint32_t reserved3;
+	uint8_t count, count_ext;
 };
-static_assert(sizeof(struct fis_d2h) == 20, "SATA 3.1, 10.5.6");
-#define FIS_D2H       0x34
 #define FIS_INTERRUPT BIT(6)
 #define FIS_TO_HOST   BIT(5) /* the direction of data */
 
+struct fis_d2h { /* register, device to host (SATA 3.1, 10.5.6) */
+	struct fis_regs regs;
+	uint8_t reserved[6];
+};
+static_assert(sizeof(struct fis_d2h) == 20, "SATA 3.1, 10.5.6");
+#define FIS_D2H 0x34
+
 struct fis_pio { /* PIO setup (SATA 3.1, 10.5.11) */
-	uint8_t type, flags, status, error;
-	uint8_t lba0, lba1, lba2, device;
-	uint8_t lba3, lba4, lba5, reserved;
-	uint8_t count, count_ext, reserved2, end_status;
-	uint16_t bytes, reserved3;
+	struct fis_regs regs;
+	uint8_t reserved, end_status;
+	uint16_t bytes, reserved2;
 };
 static_assert(sizeof(struct fis_pio) == 20, "SATA 3.1, 10.5.11");
 #define FIS_PIO 0x5f

@@ -72,8 +72,8 @@ static const struct ata_entry {
 	[0x35] = { ATA_DISK, ATA_DMA, ata_write_ext },
 	[0x39] = { ATA_DISK, ATA_PIO_OUT, ata_write_multiple_ext },
 	[0x3d] = { ATA_DISK, ATA_DMA, ata_write_fua_ext },
-	[0x40] = { ATA_DISK, ATA_NO_DATA, ata_verify },
-	[0x42] = { ATA_DISK, ATA_NO_DATA, ata_verify_ext },
+	[0x40] = { ATA_DISK, ATA_NO_DATA, ata_read }, /* READ VERIFY */
+	[0x42] = { ATA_DISK, ATA_NO_DATA, ata_read_ext },
 	[ATA_CMD_READ_LOG_DMA_EXT] = { ATA_DISK, ATA_DMA, ata_read_log },
 	[ATA_CMD_READ_FPDMA] = { ATA_DISK, ATA_QUEUED, ata_read_queued },
 	[ATA_CMD_WRITE_FPDMA] = { ATA_DISK, ATA_QUEUED, ata_write_queued },

@@ -43,13 +43,13 @@ uint64_t ata_sectors(const struct ata_dev *dev);
 void ata_identify_fill(const struct ata_dev *dev, uint8_t page[ATA_SECTOR]);
 ata_handler_fn ata_identify, ata_identify_packet;
 
-/* ata_rw.c. ata_transfer() moves left bytes from pos on, in as many requests as it takes. */
+/* ata_rw.c. ata_transfer() moves left bytes from pos on, in as many requests as it takes; with the
+ * protocol of no data, it only reads them. */
 enum ata_end ata_transfer(struct ata_cmd *cmd, enum block_op op, unsigned flags, uint64_t pos,
     uint64_t left, uint32_t unit);
 ata_handler_fn ata_read, ata_read_ext, ata_write, ata_write_ext, ata_write_fua_ext,
     ata_read_multiple, ata_read_multiple_ext, ata_write_multiple, ata_write_multiple_ext,
-    ata_write_multiple_fua_ext, ata_read_queued, ata_write_queued, ata_verify, ata_verify_ext,
-    ata_flush;
+    ata_write_multiple_fua_ext, ata_read_queued, ata_write_queued, ata_flush;
 
 /* ata_trim.c */
 ata_handler_fn ata_trim, ata_send_queued;

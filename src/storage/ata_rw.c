@@ -18,6 +18,19 @@ ata_transfer_fail(struct ata_cmd *cmd)
 	return ata_fail(cmd, cmd->op == BLOCK_READ ? ATA_ERROR_UNC : ATA_ERROR_ABRT);
 }
 
+/* Memory for data that nobody gets to see, of at most max bytes; how many it is for. */
+static uint64_t
+ata_scratch_map(struct ata_cmd *cmd, uint64_t max)
+{
+	uint64_t len = MIN(max, ATA_SCRATCH * ATA_IOV);
+
+	cmd->iovcnt = 0;
+	for (uint64_t done = 0; done < len; done += ATA_SCRATCH)
+		cmd->iov[cmd->iovcnt++] =
+		    (struct iovec){ cmd->dev->scratch, MIN(len - done, ATA_SCRATCH) };
+	return len;
+}
+
 static enum ata_end
 ata_transfer_step(struct ata_cmd *cmd, int err)
 {
@@ -29,7 +42,9 @@ ata_transfer_step(struct ata_cmd *cmd, int err)
 	cmd->left -= cmd->req.len;
 	if (cmd->left == 0)
 		return ATA_END_OK;
-	len = ata_data_map(cmd, cmd->left, cmd->unit);
+	/* Without a transfer of data it is verified only. */
+	len = cmd->protocol == ATA_NO_DATA ? ata_scratch_map(cmd, cmd->left)
+					   : ata_data_map(cmd, cmd->left, cmd->unit);
 	if (len == 0)
 		return ATA_END_BUS;
 	ata_cmd_submit(cmd, cmd->op, cmd->flags, cmd->pos, len);
@@ -48,40 +63,6 @@ ata_transfer(struct ata_cmd *cmd, enum block_op op, unsigned flags, uint64_t pos
 	cmd->step = ata_transfer_step;
 	cmd->req.len = 0;
 	return ata_transfer_step(cmd, 0);
-}
-
-/* --- Verifying: reads that nobody gets to see --- */
-
-static enum ata_end
-ata_verify_step(struct ata_cmd *cmd, int err)
-{
-	uint64_t len;
-
-	if (err != 0)
-		return ata_transfer_fail(cmd);
-	cmd->pos += cmd->req.len;
-	cmd->left -= cmd->req.len;
-	if (cmd->left == 0)
-		return ATA_END_OK;
-	len = MIN(cmd->left, ATA_SCRATCH * ATA_IOV);
-	cmd->iovcnt = 0;
-	for (uint64_t done = 0; done < len; done += ATA_SCRATCH)
-		cmd->iov[cmd->iovcnt++] =
-		    (struct iovec){ cmd->dev->scratch, MIN(len - done, ATA_SCRATCH) };
-	ata_cmd_submit(cmd, BLOCK_READ, 0, cmd->pos, len);
-	return ATA_END_PENDING;
-}
-
-static enum ata_end
-ata_verify_start(struct ata_cmd *cmd, uint64_t pos, uint64_t left, uint32_t unit)
-{
-	cmd->op = BLOCK_READ;
-	cmd->pos = pos;
-	cmd->left = left;
-	cmd->unit = unit;
-	cmd->step = ata_verify_step;
-	cmd->req.len = 0;
-	return ata_verify_step(cmd, 0);
 }
 
 /* --- Which sectors --- */
@@ -105,8 +86,6 @@ ata_range(struct ata_cmd *cmd, enum block_op op, unsigned flags, uint64_t lba, u
 	dev->standby = false;
 	if (op == BLOCK_WRITE && !dev->write_cache)
 		flags |= BLOCK_FUA;
-	if (cmd->protocol == ATA_NO_DATA)
-		return ata_verify_start(cmd, lba * unit, (uint64_t)count * unit, unit);
 	return ata_transfer(cmd, op, flags, lba * unit, (uint64_t)count * unit, unit);
 }
 
@@ -201,18 +180,6 @@ ata_write_queued(struct ata_cmd *cmd)
 {
 	return ata_range_48(
 	    cmd, BLOCK_WRITE, cmd->in.device & ATA_DEVICE_FUA ? BLOCK_FUA : 0, cmd->in.features);
-}
-
-enum ata_end
-ata_verify(struct ata_cmd *cmd)
-{
-	return ata_range_28(cmd, BLOCK_READ);
-}
-
-enum ata_end
-ata_verify_ext(struct ata_cmd *cmd)
-{
-	return ata_range_48(cmd, BLOCK_READ, 0, cmd->in.count);
 }
 
 static enum ata_end

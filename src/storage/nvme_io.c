@@ -55,13 +55,17 @@ nvme_io_data(struct nvme_req *req, bool to_guest)
 	return status;
 }
 
-static bool
-nvme_io_is_bad(const struct nvme_req *req)
+/* Whether a range may be read, after Write Uncorrectable. */
+static uint32_t
+nvme_io_readable(struct nvme_req *req)
 {
-	const struct nvme *n = req->nvme;
+	struct nvme *n = req->nvme;
 	uint64_t slba = nvme_io_slba(req);
 
-	return n->bad.count != 0 && nvme_bad_overlaps(&n->bad, slba, slba + nvme_io_blocks(req));
+	if (n->bad.count == 0 || !nvme_bad_overlaps(&n->bad, slba, slba + nvme_io_blocks(req)))
+		return NVME_OK;
+	n->count.media_errors++;
+	return NVME_READ_ERROR;
 }
 
 static void
@@ -164,12 +168,10 @@ nvme_read(struct nvme_req *req)
 {
 	uint32_t status = nvme_io_data(req, true);
 
+	if (status == NVME_OK)
+		status = nvme_io_readable(req);
 	if (status != NVME_OK)
 		return status;
-	if (nvme_io_is_bad(req)) {
-		req->nvme->count.media_errors++;
-		return NVME_READ_ERROR;
-	}
 	/* Force unit access: what is read has to be on the medium. */
 	if ((req->cmd.sqe.cdw12 & NVME_RW_FUA) != 0 && block_info(req->nvme->disk)->write_cache) {
 		req->step = nvme_read_flushed;
@@ -247,12 +249,10 @@ nvme_compare(struct nvme_req *req)
 {
 	uint32_t status = nvme_io_data(req, false);
 
+	if (status == NVME_OK)
+		status = nvme_io_readable(req);
 	if (status != NVME_OK)
 		return status;
-	if (nvme_io_is_bad(req)) {
-		req->nvme->count.media_errors++;
-		return NVME_READ_ERROR;
-	}
 	/* Rare enough to ask for memory each time. */
 	req->own.iov_base = aligned_alloc(KIB(4), ALIGN_UP(req->io.len, KIB(4)));
 	if (req->own.iov_base == NULL)
@@ -290,12 +290,10 @@ nvme_verify(struct nvme_req *req)
 {
 	uint32_t status = nvme_io_range(req);
 
+	if (status == NVME_OK)
+		status = nvme_io_readable(req);
 	if (status != NVME_OK)
 		return status;
-	if (nvme_io_is_bad(req)) {
-		req->nvme->count.media_errors++;
-		return NVME_READ_ERROR;
-	}
 	req->pos = req->io.offset;
 	req->end = req->pos + req->io.len;
 	req->step = nvme_verify_next;

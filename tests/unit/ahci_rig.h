@@ -329,13 +329,13 @@ rig_aborts(struct ahci_rig *r, uint8_t command, uint16_t features, uint64_t lba,
 	rig_restart(r);
 }
 
-static inline struct fis_d2h
+static inline struct fis_regs
 rig_d2h(struct ahci_rig *r)
 {
 	struct fis_d2h fis;
 
 	vm_mem_read(r->chip.vm, RIG_FIS + AHCI_RFIS_D2H, &fis, sizeof(fis));
-	return fis;
+	return fis.regs;
 }
 
 static inline uint32_t

@@ -126,7 +126,7 @@ static void
 test_signature_fis(void **state)
 {
 	struct ahci_rig r;
-	struct fis_d2h fis;
+	struct fis_regs fis;
 
 	rig_init(&r, HD_16M, NULL);
 	px_write(&r, AHCI_PX_FB, RIG_FIS);
