@@ -60,10 +60,12 @@
 #ifndef BLOCK_BLOCK_H
 #define BLOCK_BLOCK_H
 
-/* Their names, for a device's own list of variables. */
-#define BLOCK_VARS                                                                                 \
-	"path", "ram", "ro", "nocache", "direct", "sync", "sectorsize", "nodelete", "discard",     \
-	    "detect_zeroes", "bootindex", "reconnect", "aio"
+/* Their names, for a device's own list of variables; at: what comes before each, a string. */
+#define BLOCK_VARS_AT(at)                                                                          \
+	at "path", at "ram", at "ro", at "nocache", at "direct", at "sync", at "sectorsize",       \
+	    at "nodelete", at "discard", at "detect_zeroes", at "bootindex", at "reconnect",       \
+	    at "aio"
+#define BLOCK_VARS BLOCK_VARS_AT("")
 
 #include <stdatomic.h>
 #include <stdbool.h>

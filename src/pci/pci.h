@@ -81,6 +81,7 @@ const char *pci_name(const struct pci_dev *dev); /* "pci.0.3.0", for messages */
 struct vm *pci_vm(const struct pci_dev *dev);
 int pci_slot(const struct pci_dev *dev);
 int pci_function(const struct pci_dev *dev);
+int pci_devfn(const struct pci_dev *dev); /* both in one number, for vm_state_section() */
 void *pci_priv(const struct pci_dev *dev);
 void pci_priv_set(struct pci_dev *dev, void *priv);
 void pci_lock(struct pci_dev *dev);

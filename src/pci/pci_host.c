@@ -151,6 +151,12 @@ pci_function(const struct pci_dev *dev)
 	return dev->function;
 }
 
+int
+pci_devfn(const struct pci_dev *dev)
+{
+	return dev->slot * PCI_FUNCTIONS + dev->function;
+}
+
 void *
 pci_priv(const struct pci_dev *dev)
 {
@@ -208,7 +214,7 @@ pci_dev_state(void *ctx, struct vm_state *s)
 	int err;
 
 	memcpy(cfg, dev->cfg, sizeof(cfg));
-	vm_state_section(s, "pci function", dev->slot * PCI_FUNCTIONS + dev->function, 1);
+	vm_state_section(s, "pci function", pci_devfn(dev), 1);
 	vm_state_bytes(s, cfg, sizeof(cfg));
 	vm_state_u32(s, &dev->msi.pending);
 	vm_state_bool(s, &dev->intx.level);

@@ -52,6 +52,21 @@ ahci_irq_update(struct ahci_port *port)
 
 /* --- Registers --- */
 
+/* Calls fn for each port that is there, its lock held. */
+static void
+ahci_ports_each(struct ahci *hba, void (*fn)(struct ahci_port *port))
+{
+	for (int i = 0; i < AHCI_PORTS; i++) {
+		struct ahci_port *port = &hba->port[i];
+
+		if (!port->present)
+			continue;
+		pthread_mutex_lock(&port->lock);
+		fn(port);
+		pthread_mutex_unlock(&port->lock);
+	}
+}
+
 static uint32_t
 ahci_ghc_read(struct ahci *hba)
 {
@@ -73,15 +88,7 @@ static void
 ahci_ghc_write(struct ahci *hba, uint32_t val)
 {
 	if ((val & AHCI_GHC_HR) != 0 && atomic_load(&hba->resetting) == 0) {
-		for (int i = 0; i < AHCI_PORTS; i++) {
-			struct ahci_port *port = &hba->port[i];
-
-			if (!port->present)
-				continue;
-			pthread_mutex_lock(&port->lock);
-			ahci_port_hba_reset(port);
-			pthread_mutex_unlock(&port->lock);
-		}
+		ahci_ports_each(hba, ahci_port_hba_reset);
 		ahci_hba_defaults(hba);
 		return;
 	}
@@ -200,15 +207,7 @@ ahci_reset(struct pci_dev *dev)
 {
 	struct ahci *hba = pci_priv(dev);
 
-	for (int i = 0; i < AHCI_PORTS; i++) {
-		struct ahci_port *port = &hba->port[i];
-
-		if (!port->present)
-			continue;
-		pthread_mutex_lock(&port->lock);
-		ahci_port_power_reset(port);
-		pthread_mutex_unlock(&port->lock);
-	}
+	ahci_ports_each(hba, ahci_port_power_reset);
 	ahci_hba_defaults(hba);
 }
 
@@ -420,18 +419,16 @@ ahci_cd_model_create(struct pci_dev *dev, const struct config *cfg)
 /* --- Saving --- */
 
 static void
+ahci_port_loaded(struct ahci_port *port)
+{
+	ahci_irq_update(port);
+	ahci_port_kick(port);
+}
+
+static void
 ahci_loaded(struct ahci *hba)
 {
-	for (int i = 0; i < AHCI_PORTS; i++) {
-		struct ahci_port *port = &hba->port[i];
-
-		if (!port->present)
-			continue;
-		pthread_mutex_lock(&port->lock);
-		ahci_irq_update(port);
-		ahci_port_kick(port);
-		pthread_mutex_unlock(&port->lock);
-	}
+	ahci_ports_each(hba, ahci_port_loaded);
 	pthread_mutex_lock(&hba->irq_lock);
 	ahci_irq_apply(hba, false);
 	pthread_mutex_unlock(&hba->irq_lock);
@@ -444,7 +441,7 @@ ahci_state(struct pci_dev *dev, struct vm_state *s)
 	uint32_t pi = hba->pi;
 	int err;
 
-	vm_state_section(s, "ahci", pci_slot(dev) * 8 + pci_function(dev), 1);
+	vm_state_section(s, "ahci", pci_devfn(dev), 1);
 	vm_state_u32(s, &pi);
 	if (pi != hba->pi)
 		vm_state_reject(s, "a controller with other ports");
@@ -472,10 +469,8 @@ ahci_state(struct pci_dev *dev, struct vm_state *s)
 
 /* --- Models --- */
 
-static const char *const ahci_vars[] = { "port.N.type", "port.N.path", "port.N.nmrr", "port.N.ser",
-	"port.N.rev", "port.N.model", "port.N.ram", "port.N.ro", "port.N.nocache", "port.N.direct",
-	"port.N.sync", "port.N.sectorsize", "port.N.nodelete", "port.N.discard",
-	"port.N.detect_zeroes", "port.N.bootindex", "port.N.reconnect", "port.N.aio", NULL };
+static const char *const ahci_vars[] = { "port.N.type", BLOCK_VARS_AT("port.N."), "port.N.nmrr",
+	"port.N.ser", "port.N.rev", "port.N.model", NULL };
 
 #define AHCI_MODEL(model, make)                                                                    \
 	{                                                                                          \

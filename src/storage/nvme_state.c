@@ -248,7 +248,7 @@ nvme_state(struct pci_dev *dev, struct vm_state *s)
 	 * thread until something is posted. */
 	block_drain(n->disk);
 	block_drain(n->disk);
-	vm_state_section(s, "nvme", pci_slot(dev) * 8 + pci_function(dev), NVME_STATE_VERSION);
+	vm_state_section(s, "nvme", pci_devfn(dev), NVME_STATE_VERSION);
 	nvme_registers_state(n, s);
 	vm_state_u32(s, &queues);
 	if (queues != n->queues)

@@ -336,6 +336,12 @@ virtio_queue_resetting(struct virtq *q)
 	return q->resetting;
 }
 
+struct virtq *
+virtio_queue_selected(struct virtio_dev *vd)
+{
+	return vd->queue_select < vd->queues ? &vd->queue[vd->queue_select] : NULL;
+}
+
 void
 virtio_queue_notify(struct virtio_dev *vd, unsigned n)
 {

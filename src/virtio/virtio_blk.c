@@ -66,9 +66,7 @@ struct virtio_blk {
 	struct virtio_blk_queue queue[VIRTIO_BLK_QUEUES_MAX];
 };
 
-static const char *const virtio_blk_vars[] = { VIRTIO_VARS, "path", "ram", "ro", "nocache", "direct",
-	"sync", "sectorsize", "nodelete", "discard", "detect_zeroes", "bootindex", "reconnect",
-	"aio", "ser", "queues", NULL };
+static const char *const virtio_blk_vars[] = { VIRTIO_VARS, BLOCK_VARS, "ser", "queues", NULL };
 
 /* --- The end of a request --- */
 
@@ -214,16 +212,11 @@ virtio_blk_range_done(struct block_req *block, int err)
 
 /* What a range must not be (5.2.6.2). */
 static uint8_t
-virtio_blk_range_check(struct virtio_blk *blk, const struct virtio_blk_range *range, bool zeroes)
+virtio_blk_range_check(const struct virtio_blk_range *range, uint32_t flags, uint32_t max)
 {
-	struct virtio_blk_config config;
-
-	virtio_config_get(blk->vd, 0, &config, VIRTIO_BLK_CONFIG_SIZE);
-	if ((range->flags & ~(zeroes ? VIRTIO_BLK_RANGE_UNMAP : 0)) != 0)
+	if ((range->flags & ~flags) != 0)
 		return VIRTIO_BLK_S_UNSUPP;
-	if (range->sectors > (zeroes ? config.max_write_zeroes_sectors : config.max_discard_sectors))
-		return VIRTIO_BLK_S_IOERR;
-	return VIRTIO_BLK_S_OK;
+	return range->sectors > max ? VIRTIO_BLK_S_IOERR : VIRTIO_BLK_S_OK;
 }
 
 static void
@@ -231,7 +224,9 @@ virtio_blk_ranges(struct virtio_blk_req *r, bool zeroes, struct iovec *data, int
 {
 	struct virtio_blk *blk = r->queue->blk;
 	size_t len = r->chain.out_len - sizeof(struct virtio_blk_header);
+	uint32_t flags = zeroes ? VIRTIO_BLK_RANGE_UNMAP : 0, max;
 	uint8_t status = VIRTIO_BLK_S_OK;
+	struct virtio_blk_config config;
 
 	if (!virtio_has(blk->vd, zeroes ? VIRTIO_BLK_F_WRITE_ZEROES : VIRTIO_BLK_F_DISCARD)) {
 		virtio_blk_end(r, VIRTIO_BLK_S_UNSUPP);
@@ -244,8 +239,10 @@ virtio_blk_ranges(struct virtio_blk_req *r, bool zeroes, struct iovec *data, int
 	(void)iov_gather(data, cnt, 0, r->range, len);
 	r->ranges = (unsigned)(len / sizeof(r->range[0]));
 	r->range_next = 0;
+	virtio_config_get(blk->vd, 0, &config, VIRTIO_BLK_CONFIG_SIZE);
+	max = zeroes ? config.max_write_zeroes_sectors : config.max_discard_sectors;
 	for (unsigned i = 0; status == VIRTIO_BLK_S_OK && i < r->ranges; i++)
-		status = virtio_blk_range_check(blk, &r->range[i], zeroes);
+		status = virtio_blk_range_check(&r->range[i], flags, max);
 	if (status != VIRTIO_BLK_S_OK) {
 		virtio_blk_end(r, status);
 		return;
@@ -370,10 +367,9 @@ static int
 virtio_blk_state(struct virtio_dev *vd, struct vm_state *s)
 {
 	struct virtio_blk *blk = virtio_priv(vd);
-	struct pci_dev *dev = virtio_pci_dev(vd);
 	uint8_t writeback = atomic_load(&blk->writeback);
 
-	vm_state_section(s, "virtio-blk", pci_slot(dev) * 8 + pci_function(dev), 1);
+	vm_state_section(s, "virtio-blk", pci_devfn(virtio_pci_dev(vd)), 1);
 	vm_state_u8(s, &writeback);
 	if (vm_state_error(s) == 0) {
 		atomic_store(&blk->writeback, writeback & 1);
@@ -406,12 +402,6 @@ virtio_blk_resized(void *ctx)
 
 /* --- Making a disk --- */
 
-static unsigned
-virtio_blk_log2(uint32_t v)
-{
-	return v != 0 ? 31 - (unsigned)__builtin_clz(v) : 0;
-}
-
 static uint32_t
 virtio_blk_sectors(uint64_t bytes)
 {
@@ -430,7 +420,7 @@ virtio_blk_config_init(struct virtio_blk *blk, struct virtio_blk_config *c)
 		.seg_max = VIRTIO_BLK_SEG_MAX,
 		.blk_size = info->logical_sector,
 		.physical_block_exp =
-		    (uint8_t)virtio_blk_log2(info->physical_sector / info->logical_sector),
+		    (uint8_t)__builtin_ctz(info->physical_sector / info->logical_sector),
 		.min_io_size = (uint16_t)(info->physical_sector / info->logical_sector),
 		.writeback = info->write_cache,
 		.num_queues = (uint16_t)blk->queues,

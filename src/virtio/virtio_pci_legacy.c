@@ -27,12 +27,6 @@ virtio_legacy_config(struct virtio_dev *vd)
 						       VIRTIO_LEGACY_NO_MSIX_SIZE;
 }
 
-static struct virtq *
-virtio_legacy_queue(struct virtio_dev *vd)
-{
-	return vd->queue_select < vd->queues ? &vd->queue[vd->queue_select] : NULL;
-}
-
 /* Places the rings as 2.7.2 says. 0: the queue is not used any more. */
 static void
 virtio_legacy_queue_place(struct virtq *q, uint32_t pfn)
@@ -67,7 +61,7 @@ virtio_legacy_pfn(const struct virtq *q)
 static uint64_t
 virtio_legacy_register(struct virtio_dev *vd, uint64_t off)
 {
-	struct virtq *q = virtio_legacy_queue(vd);
+	struct virtq *q = virtio_queue_selected(vd);
 
 	switch (off) {
 	case VIRTIO_LEGACY_DEVICE_FEATURES: return virtio_legacy_features(vd);
@@ -119,7 +113,7 @@ void
 virtio_legacy_write(struct virtio_dev *vd, uint64_t off, int size, uint64_t val)
 {
 	uint64_t config = virtio_legacy_config(vd);
-	struct virtq *q = virtio_legacy_queue(vd);
+	struct virtq *q = virtio_queue_selected(vd);
 
 	if (off >= config)
 		virtio_config_write(vd, off - config, size, val);

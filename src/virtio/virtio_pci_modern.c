@@ -28,12 +28,6 @@ virtio_features_word(uint64_t features, uint32_t select)
 	return select < 2 ? (uint32_t)(features >> (32 * select)) : 0;
 }
 
-static struct virtq *
-virtio_queue_selected(struct virtio_dev *vd)
-{
-	return vd->queue_select < vd->queues ? &vd->queue[vd->queue_select] : NULL;
-}
-
 static void
 virtio_common_fill_queue(struct virtq *q, struct virtio_common *c)
 {

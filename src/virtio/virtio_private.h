@@ -114,6 +114,8 @@ void virtio_queue_enable(struct virtq *q);
 void virtio_queue_reset(struct virtq *q);
 bool virtio_queue_resetting(struct virtq *q);
 void virtio_queue_notify(struct virtio_dev *vd, unsigned n);
+/* The queue whose registers the driver has selected, or NULL. */
+struct virtq *virtio_queue_selected(struct virtio_dev *vd);
 /* Reads and clears ISR status. */
 uint8_t virtio_isr_read(struct virtio_dev *vd);
 /* Interrupts through vector, or the pin and these bits of ISR status. Any thread. */

@@ -69,7 +69,7 @@ virtio_state(struct virtio_dev *vd, struct vm_state *s)
 	bool legacy = atomic_load(&vd->legacy);
 	uint32_t queues = vd->queues;
 
-	vm_state_section(s, "virtio", pci_slot(vd->pci) * 8 + pci_function(vd->pci), 1);
+	vm_state_section(s, "virtio", pci_devfn(vd->pci), 1);
 	vm_state_u32(s, &queues);
 	vm_state_u8(s, &status);
 	vm_state_u64(s, &features);
