@@ -3,7 +3,7 @@
 GUEST := $O/guest
 JOBS := $(shell nproc)
 DEPS_BUILD := gcc libc6-dev make liburing-dev libnbd-dev libslirp-dev
-DEPS_GUEST := cpio kmod
+DEPS_GUEST := cpio
 KERNELS := cloud amd64 i386
 KERNEL_PKG_cloud := linux-image-cloud-amd64
 KERNEL_PKG_amd64 := linux-image-amd64
@@ -30,14 +30,7 @@ $(GUEST)/i386/initramfs: $(GUEST)/tree-busybox-i386/bin/busybox scripts/mkinitra
 	$Qscripts/mkinitramfs $< $@
 .PRECIOUS: $(GUEST)/tree-busybox-%/bin/busybox
 
-# The same with modules, for tests of devices: DIR/initramfs-modules.
-GUEST_MODULES := virtio_pci virtio_blk ext4
-$(KERNELS:%=$(GUEST)/%/initramfs-modules): $(GUEST)/%/initramfs-modules: $(GUEST)/%/vmlinuz $(GUEST)/%/initramfs \
-		scripts/mkmodules scripts/guest.mk
-	$Qscripts/mkmodules $(GUEST)/tree-$* $(GUEST)/$*/initramfs $@ $(GUEST_MODULES)
-
-$(KERNELS:%=guest-%): guest-%: $(GUEST)/%/vmlinuz $(GUEST)/%/initramfs $(GUEST)/%/initramfs-modules
-	@:
+$(KERNELS:%=guest-%): guest-%: $(GUEST)/%/vmlinuz $(GUEST)/%/initramfs
 
 # Boots Debian's cloud kernel to a shell in this terminal.
 run: deps-build
