@@ -511,15 +511,6 @@ lapic_lint0(void *ctx, bool level)
 /* --- State --- */
 
 static void
-lapic_state_reg(struct vm_state *s, _Atomic uint32_t *reg)
-{
-	uint32_t val = atomic_load(reg);
-
-	vm_state_u32(s, &val);
-	atomic_store(reg, val);
-}
-
-static void
 lapic_state_timer(struct lapic_cpu *a, struct vm_state *s)
 {
 	vm_state_u32(s, &a->dcr);
@@ -566,29 +557,27 @@ lapic_state_loaded(struct lapic_cpu *a, struct vm_state *s)
 static int
 lapic_cpu_state(struct lapic_cpu *a, struct vm_state *s)
 {
-	uint64_t base = atomic_load(&a->base);
 	bool extint = atomic_load(&a->extint);
 
 	vm_state_section(s, "lapic", a->cpu, 1);
-	vm_state_u64(s, &base);
+	vm_state_atomic_u64(s, &a->base);
 	for (int i = 0; i < 8; i++) {
-		lapic_state_reg(s, &a->irr[i]);
-		lapic_state_reg(s, &a->tmr[i]);
+		vm_state_atomic_u32(s, &a->irr[i]);
+		vm_state_atomic_u32(s, &a->tmr[i]);
 		vm_state_u32(s, &a->isr[i]);
 	}
 	for (int i = 0; i < LAPIC_LVTS; i++)
-		lapic_state_reg(s, &a->lvt[i]);
-	lapic_state_reg(s, &a->svr);
-	lapic_state_reg(s, &a->ldr);
-	lapic_state_reg(s, &a->dfr);
-	lapic_state_reg(s, &a->tpr);
-	lapic_state_reg(s, &a->esr_new);
+		vm_state_atomic_u32(s, &a->lvt[i]);
+	vm_state_atomic_u32(s, &a->svr);
+	vm_state_atomic_u32(s, &a->ldr);
+	vm_state_atomic_u32(s, &a->dfr);
+	vm_state_atomic_u32(s, &a->tpr);
+	vm_state_atomic_u32(s, &a->esr_new);
 	vm_state_u32(s, &a->esr);
 	vm_state_u32(s, &a->icr);
 	vm_state_u32(s, &a->icr_hi);
 	vm_state_bool(s, &extint);
 	lapic_state_timer(a, s);
-	atomic_store(&a->base, base);
 	atomic_store(&a->extint, extint);
 	(void)vm_state_end(s);
 	return vm_state_loading(s) ? lapic_state_loaded(a, s) : vm_state_error(s);

@@ -18,24 +18,6 @@ struct nvme_queue_state { /* what tells how to make a queue again */
 };
 
 static void
-nvme_state_u32(struct vm_state *s, _Atomic uint32_t *v)
-{
-	uint32_t val = atomic_load(v);
-
-	vm_state_u32(s, &val);
-	atomic_store(v, val);
-}
-
-static void
-nvme_state_u64(struct vm_state *s, _Atomic uint64_t *v)
-{
-	uint64_t val = atomic_load(v);
-
-	vm_state_u64(s, &val);
-	atomic_store(v, val);
-}
-
-static void
 nvme_cq_load(struct nvme *n, uint16_t qid, const struct nvme_queue_state *q, struct vm_state *s)
 {
 	struct nvme_cq *cq = &n->cq[qid];
@@ -222,12 +204,12 @@ nvme_registers_state(struct nvme *n, struct vm_state *s)
 {
 	uint8_t phase = (uint8_t)n->phase;
 
-	nvme_state_u32(s, &n->cc);
-	nvme_state_u32(s, &n->csts);
-	nvme_state_u32(s, &n->aqa);
-	nvme_state_u32(s, &n->intms);
-	nvme_state_u64(s, &n->asq);
-	nvme_state_u64(s, &n->acq);
+	vm_state_atomic_u32(s, &n->cc);
+	vm_state_atomic_u32(s, &n->csts);
+	vm_state_atomic_u32(s, &n->aqa);
+	vm_state_atomic_u32(s, &n->intms);
+	vm_state_atomic_u64(s, &n->asq);
+	vm_state_atomic_u64(s, &n->acq);
 	vm_state_u8(s, &phase);
 	if (phase > NVME_SHUT || phase == NVME_SHUTTING ||
 	    NVME_CC_MPS(atomic_load(&n->cc)) > NVME_MPSMAX)

@@ -15,6 +15,7 @@
 #include <endian.h>
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -193,6 +194,24 @@ vm_state_u64(struct vm_state *s, uint64_t *v)
 
 	vm_state_bytes(s, &le, sizeof(le));
 	*v = le64toh(le);
+}
+
+void
+vm_state_atomic_u32(struct vm_state *s, _Atomic uint32_t *v)
+{
+	uint32_t val = atomic_load(v);
+
+	vm_state_u32(s, &val);
+	atomic_store(v, val);
+}
+
+void
+vm_state_atomic_u64(struct vm_state *s, _Atomic uint64_t *v)
+{
+	uint64_t val = atomic_load(v);
+
+	vm_state_u64(s, &val);
+	atomic_store(v, val);
 }
 
 void

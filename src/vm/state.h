@@ -47,6 +47,9 @@ void vm_state_u8(struct vm_state *s, uint8_t *v);
 void vm_state_u16(struct vm_state *s, uint16_t *v);
 void vm_state_u32(struct vm_state *s, uint32_t *v);
 void vm_state_u64(struct vm_state *s, uint64_t *v);
+/* The same of values that other threads look at too. */
+void vm_state_atomic_u32(struct vm_state *s, _Atomic uint32_t *v);
+void vm_state_atomic_u64(struct vm_state *s, _Atomic uint64_t *v);
 void vm_state_bool(struct vm_state *s, bool *v); /* anything but 0 and 1 is refused */
 void vm_state_bytes(struct vm_state *s, void *p, size_t len);
 /* A timer: its deadline and whether it is armed; loading arms it again. */
